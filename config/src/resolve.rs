@@ -1,0 +1,286 @@
+//! From text to a configuration: every value checked, every problem collected.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+use std::sync::Arc;
+
+use crate::config::{Config, Loaded};
+use crate::entries::{DATABASE, DATABASE_ALIASES, Database, PEER, Peer, USER, User};
+use crate::kind::CONSOLE_DATABASE;
+use crate::problem::{Place, Problem, Problems, nearest};
+use crate::raw::{Entry, Item, Login, Pair, Raw, Section, read_secret, read_text};
+use crate::secret::Secret;
+use crate::settings::{SETTING_ALIASES, SETTINGS, Settings};
+use crate::table::{Row, Status};
+use crate::units::AuthType;
+use crate::userlist::Userlist;
+
+/// The largest number a peer may have in `[peers]`.
+const PEER_ID_MAX: u32 = 65535;
+
+/// Checks what was read. `conffile` is the file it was read from.
+pub(crate) fn resolve(raw: Raw, conffile: Option<&Path>) -> Result<Loaded, Problems> {
+    let mut resolver = Resolver { errors: raw.errors, warnings: raw.warnings };
+    let settings = resolver.settings(raw.settings, conffile);
+    let (databases, autodb) = resolver.databases(raw.databases);
+    let users = resolver.users(raw.users);
+    let peers = resolver.peers(raw.peers);
+    let userlist = resolver.userlist(&settings, raw.logins);
+    let config = Config { settings, databases, autodb, users, peers, userlist: Arc::new(userlist) };
+    resolver.check_together(&config, conffile);
+    let Resolver { mut errors, mut warnings } = resolver;
+    errors.sort();
+    warnings.sort();
+    if errors.is_empty() { Ok(Loaded { config, warnings }) } else { Err(Problems { errors, warnings }) }
+}
+
+/// Where each setting of a section was set last.
+type Places = BTreeMap<&'static str, Place>;
+
+struct Resolver {
+    errors: Vec<Problem>,
+    warnings: Vec<Problem>,
+}
+
+impl Resolver {
+    fn error(&mut self, place: &Place, message: impl Into<String>) {
+        self.errors.push(place.problem(message));
+    }
+
+    fn warn(&mut self, place: &Place, message: impl Into<String>) {
+        self.warnings.push(place.problem(message));
+    }
+
+    fn settings(&mut self, items: Vec<Item>, conffile: Option<&Path>) -> Settings {
+        let defaults = Settings { conffile: conffile.map(Path::to_owned), ..Settings::default() };
+        let mut settings = defaults.clone();
+        let mut places = Places::new();
+        for item in items {
+            match item {
+                Item::Set(pair) => self.set(SETTINGS, SETTING_ALIASES, &mut settings, pair, &mut places),
+                Item::Start(place) => self.restart(&mut settings, &defaults, &place, &mut places),
+            }
+        }
+        self.check_status(SETTINGS, &settings, &defaults, &places);
+        settings
+    }
+
+    /// At every `[pgbouncer]` PgBouncer puts all settings that have a default back to it; so the values before a second one,
+    /// say in an included file, are lost. We do the same, and tell.
+    fn restart(&mut self, settings: &mut Settings, defaults: &Settings, place: &Place, places: &mut Places) {
+        let mut lost = Vec::new();
+        for row in SETTINGS.iter().filter(|row| row.default.is_some()) {
+            if (row.show)(settings) != (row.show)(defaults) {
+                lost.push(row.key);
+            }
+            (row.copy)(settings, defaults);
+            places.remove(row.key);
+        }
+        if !lost.is_empty() {
+            let lost = lost.join(", ");
+            self.warn(place, format!("a second [pgbouncer] puts these, set before it, back to their defaults: {lost}"));
+        }
+    }
+
+    /// Sets one value in a section.
+    fn set<S>(
+        &mut self,
+        rows: &'static [Row<S>],
+        aliases: &[(&str, &'static str)],
+        section: &mut S,
+        pair: Pair,
+        places: &mut Places,
+    ) {
+        let Pair { key, value, place } = pair;
+        let key = aliases.iter().find(|(alias, _)| *alias == key).map_or(key.as_str(), |(_, known)| known);
+        let Some(row) = rows.iter().find(|row| row.key == key) else {
+            let known = nearest(key, rows.iter().map(|row| row.key)).unwrap_or_default();
+            let elsewhere = belongs_to(key).map(|sections| format!(" (\"{key}\" belongs in {sections})"));
+            let elsewhere = elsewhere.unwrap_or_default();
+            return self
+                .error(&place, format!("unknown key \"{key}\", the nearest known one here is \"{known}\"{elsewhere}"));
+        };
+        if !(row.parse)(section, &value) {
+            let shown = if row.secret { String::new() } else { format!(" \"{value}\"") };
+            let expected = (row.accepts)();
+            return self.error(&place, format!("invalid value{shown} for {key}, expected {expected}"));
+        }
+        places.insert(row.key, place);
+    }
+
+    /// Speaks up for what was set and does not act in this version.
+    fn check_status<S>(&mut self, rows: &'static [Row<S>], section: &S, defaults: &S, places: &Places) {
+        for row in rows {
+            let (Some(place), Some(value)) = (places.get(row.key), (row.show)(section)) else {
+                continue;
+            };
+            let key = row.key;
+            if row.refused().contains(&value.as_str()) {
+                self.error(
+                    place,
+                    format!("{key}={value} is not supported by this version yet, and ignoring it would be unsafe"),
+                );
+            } else if Some(&value) != (row.show)(defaults).as_ref() {
+                match row.status {
+                    Status::Later | Status::LaterExcept(_) => {
+                        self.warn(place, format!("{key} is not supported by this version yet, ignored"));
+                    }
+                    Status::NoEffect(reason) => self.warn(place, format!("{key} has no effect: {reason}")),
+                    Status::Acts | Status::ActsExcept(_) => {}
+                }
+            }
+        }
+    }
+
+    fn databases(&mut self, entries: Vec<Entry>) -> (BTreeMap<String, Arc<Database>>, Option<Arc<Database>>) {
+        let mut databases = BTreeMap::new();
+        for entry in entries {
+            if entry.name == CONSOLE_DATABASE {
+                let message = format!("the database name \"{CONSOLE_DATABASE}\" is reserved for the console");
+                self.error(&entry.place, message);
+            }
+            let mut database = Database::new(&entry.name);
+            let mut places = Places::new();
+            let mut behind_password = false;
+            for pair in entry.pairs {
+                // A stray word behind a password is most likely a part of it, so it must not be quoted.
+                if behind_password && belongs_to(&pair.key).is_none() {
+                    let message = "unknown key behind password; a value with spaces needs single quotes";
+                    self.error(&pair.place, message);
+                    continue;
+                }
+                behind_password = pair.key == "password";
+                self.set(DATABASE, DATABASE_ALIASES, &mut database, pair, &mut places);
+            }
+            self.check_status(DATABASE, &database, &Database::new(&entry.name), &places);
+            self.read_password(&mut database, &entry.place);
+            if database.password.is_some() && database.user.is_none() {
+                self.warn(&entry.place, "password has no effect without user");
+            }
+            if databases.insert(entry.name.clone(), Arc::new(database)).is_some() {
+                self.warn(&entry.place, format!("the database \"{}\" is defined again, this entry counts", entry.name));
+            }
+        }
+        let autodb = databases.remove("*");
+        (databases, autodb)
+    }
+
+    fn read_password(&mut self, database: &mut Database, place: &Place) {
+        let Some(path) = &database.password_file else {
+            return;
+        };
+        if database.password.is_some() {
+            return self.error(place, "set either password or password_file, not both");
+        }
+        match read_secret(path) {
+            Ok(password) => database.password = Some(Secret::new(password)),
+            Err(error) => {
+                let path = path.display();
+                self.error(place, format!("could not read the password_file \"{path}\": {error}"));
+            }
+        }
+    }
+
+    fn users(&mut self, entries: Vec<Entry>) -> BTreeMap<String, Arc<User>> {
+        let mut users = BTreeMap::new();
+        for entry in entries {
+            let mut user = User::new(&entry.name);
+            let mut places = Places::new();
+            for pair in entry.pairs {
+                self.set(USER, &[], &mut user, pair, &mut places);
+            }
+            self.check_status(USER, &user, &User::new(&entry.name), &places);
+            if users.insert(entry.name.clone(), Arc::new(user)).is_some() {
+                self.warn(&entry.place, format!("the user \"{}\" is defined again, this entry counts", entry.name));
+            }
+        }
+        users
+    }
+
+    fn peers(&mut self, entries: Vec<Entry>) -> BTreeMap<u32, Peer> {
+        // The section acts when the setting does that turns it on.
+        let acts = SETTINGS.iter().any(|row| row.key == "peer_id" && row.status == Status::Acts);
+        if let Some(first) = entries.first().filter(|_| !acts) {
+            let place = first.place.clone();
+            self.warn(&place, "[peers] is not supported by this version yet, ignored");
+        }
+        let mut peers = BTreeMap::new();
+        for entry in entries {
+            let id = entry.name.parse().ok().filter(|id| (1..=PEER_ID_MAX).contains(id));
+            let Some(id) = id else {
+                self.error(&entry.place, format!("a peer's name must be a number from 1 to {PEER_ID_MAX}"));
+                continue;
+            };
+            let mut peer = Peer::new(id);
+            for pair in entry.pairs {
+                self.set(PEER, &[], &mut peer, pair, &mut Places::new());
+            }
+            if peer.hosts.len() != 1 {
+                self.error(&entry.place, format!("the peer {id} needs one host"));
+            }
+            peers.insert(id, peer);
+        }
+        peers
+    }
+
+    /// The users of the `auth_file`, and those of the environment that it does not have.
+    fn userlist(&mut self, settings: &Settings, logins: Vec<Login>) -> Userlist {
+        let mut userlist = Userlist::default();
+        if let Some(path) = &settings.auth_file {
+            let file = Place::file(&path.display().to_string());
+            match read_text(path) {
+                Ok(text) => {
+                    let (users, problems) = Userlist::parse(&text, &file);
+                    userlist = users;
+                    self.warnings.extend(problems);
+                }
+                // PgBouncer starts without it too.
+                Err(error) => self.warn(&file, format!("could not open the auth_file: {error}")),
+            }
+        }
+        for login in logins {
+            if userlist.get(&login.user).is_none() {
+                userlist.insert(login.user, login.secret);
+            }
+        }
+        userlist
+    }
+
+    /// What each value for itself does not show.
+    fn check_together(&mut self, config: &Config, conffile: Option<&Path>) {
+        let settings = &config.settings;
+        let place = Place::of_source(conffile);
+        if settings.listen_addr.is_empty() && settings.unix_socket_dir.is_none() {
+            self.warn(&place, "neither listen_addr nor unix_socket_dir is set: nowhere to listen");
+        }
+        let needs_users = !matches!(settings.auth_type, AuthType::Any | AuthType::Pam | AuthType::Ldap);
+        if needs_users && config.userlist.is_empty() && settings.auth_file.is_none() && settings.auth_user.is_none() {
+            self.warn(&place, "auth_file is not set: no client will be able to log in");
+        }
+        for database in config.databases.values().chain(&config.autodb) {
+            let name = &database.name;
+            if settings.auth_type == AuthType::Any && database.user.is_none() {
+                self.warn(&place, format!("auth_type=any needs user= in the database \"{name}\""));
+            }
+            if config.hosts(database).is_empty() {
+                let message = format!("the database \"{name}\" has no host, and unix_socket_dir is not set");
+                self.warn(&place, message);
+            }
+        }
+    }
+}
+
+/// The sections that know a key, for who wrote it into another.
+fn belongs_to(key: &str) -> Option<String> {
+    let knows = |section: &Section| match section {
+        Section::Pgbouncer => SETTINGS.iter().any(|row| row.key == key),
+        Section::Databases => {
+            DATABASE.iter().any(|row| row.key == key) || DATABASE_ALIASES.iter().any(|(alias, _)| *alias == key)
+        }
+        Section::Users => USER.iter().any(|row| row.key == key),
+        Section::Peers => PEER.iter().any(|row| row.key == key),
+    };
+    let sections: Vec<String> =
+        Section::ALL.iter().filter(|section| knows(section)).map(|section| format!("[{}]", section.name())).collect();
+    (!sections.is_empty()).then(|| sections.join(" and "))
+}
