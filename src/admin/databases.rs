@@ -1,0 +1,70 @@
+//! Commands about databases: RECONNECT, DISABLE, ENABLE, and how a command names one.
+
+use std::sync::Arc;
+
+use pgweir_config::CONSOLE_DATABASE;
+use pgweir_proto::admin_error::AdminError;
+
+use super::session::{Answer, Session, done};
+use crate::log::log_at;
+use crate::pools::Pools;
+use crate::pools::entries::Database;
+
+/// The database that a command is about; the `*` entry may make it.
+pub(super) fn named(pools: &Pools, verb: &'static str, name: &str) -> Result<Arc<Database>, AdminError> {
+    if name == CONSOLE_DATABASE {
+        return Err(AdminError::ConsoleDatabase { verb, name: name.to_owned() });
+    }
+    pools.database(name).ok_or_else(|| AdminError::NoSuchDatabase(name.to_owned()))
+}
+
+/// The database of that name, if it is configured or in use.
+pub(super) fn known(pools: &Pools, name: &str) -> Result<Arc<Database>, AdminError> {
+    let found = pools.databases().into_iter().find(|database| &*database.name == name);
+    found.ok_or_else(|| AdminError::NoSuchDatabase(name.to_owned()))
+}
+
+/// As PgBouncer words it, so that what watches the log finds it.
+pub(super) fn log_issued(verb: &str, name: &str) {
+    if name.is_empty() {
+        log_at!(Log, "{verb} command issued");
+    } else {
+        log_at!(Log, "{verb} '{name}' command issued");
+    }
+}
+
+/// RECONNECT: servers are replaced as soon as they are free.
+pub(super) fn reconnect(session: &Session, name: &str) -> Answer {
+    session.require_admin()?;
+    log_issued("RECONNECT", name);
+    let pools = &session.console.pools;
+    let database = if name.is_empty() { None } else { Some(named(pools, "reconnect", name)?) };
+    let is_meant = |found: &Database| database.as_ref().is_none_or(|database| database.name == found.name);
+    pools.pools().iter().filter(|pool| is_meant(&pool.database)).for_each(|pool| pool.make_obsolete());
+    Ok(done("RECONNECT"))
+}
+
+/// DISABLE: no new clients.
+pub(super) fn disable(session: &Session, name: &str) -> Answer {
+    session.require_admin()?;
+    if name.is_empty() {
+        return Err(AdminError::DatabaseNeeded.into());
+    }
+    log_issued("DISABLE", name);
+    named(&session.console.pools, "disable", name)?.set_disabled(true);
+    Ok(done("DISABLE"))
+}
+
+/// ENABLE after DISABLE.
+pub(super) fn enable(session: &Session, name: &str) -> Answer {
+    session.require_admin()?;
+    if name.is_empty() {
+        return Err(AdminError::DatabaseNeeded.into());
+    }
+    log_issued("ENABLE", name);
+    if name == CONSOLE_DATABASE {
+        return Err(AdminError::ConsoleDatabase { verb: "enable", name: name.to_owned() }.into());
+    }
+    known(&session.console.pools, name)?.set_disabled(false);
+    Ok(done("ENABLE"))
+}

@@ -1,0 +1,285 @@
+//! One client of the console, from its welcome to its end.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgweir_config::CONSOLE_DATABASE;
+use pgweir_proto::admin_error::AdminError;
+use pgweir_proto::backend::TransactionStatus;
+use pgweir_proto::cancel::CancelKey;
+use pgweir_proto::error_response::{ErrorResponse, Severity};
+use pgweir_proto::sqlstate::SqlState;
+use pgweir_proto::startup::ProtocolVersion;
+use pgweir_proto::{auth as auth_message, console as message};
+use tokio::io::AsyncWriteExt;
+
+use super::inbox::{Fault, Inbox, Request};
+use super::parse::Command;
+use super::{Console, databases, notice, pause, settings, show, shutdown};
+use crate::auth;
+use crate::client::{ClientSlot, ConsoleAccess, ConsoleClient};
+use crate::log::{self, Level};
+use crate::net::clock;
+use crate::net::stream::Stream;
+use crate::registry::{ClientInfo, ClientState};
+
+/// What a PgBouncer of the version that we take the place of tells a client of its console.
+const WELCOME: [(&str, &str); 7] = [
+    ("server_version", "1.25.2/bouncer"),
+    ("client_encoding", "UTF8"),
+    ("server_encoding", "UTF8"),
+    ("DateStyle", "ISO"),
+    ("TimeZone", "GMT"),
+    ("standard_conforming_strings", "on"),
+    ("is_superuser", "on"),
+];
+
+/// Why a session is over.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Terminate.
+    Closed,
+    Eof,
+    Failed(io::Error),
+    Fault(Fault),
+    /// It sent what the console does not take, and was told.
+    BadPacket,
+}
+
+impl End {
+    /// Whether the client is told: else it has gone, or has closed itself.
+    fn is_told(&self) -> bool {
+        matches!(self, End::Fault(_) | End::BadPacket)
+    }
+}
+
+impl fmt::Display for End {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            End::Closed => f.write_str("client close request"),
+            End::Eof => f.write_str("client unexpected eof"),
+            End::Failed(e) => write!(f, "client connection failed: {e}"),
+            End::Fault(fault) => fault.fmt(f),
+            End::BadPacket => f.write_str("bad packet"),
+        }
+    }
+}
+
+/// Why a command has no result.
+#[derive(Debug)]
+pub(super) enum Stop {
+    Error(AdminError),
+    /// The client took it back.
+    Canceled,
+    /// The client went away meanwhile.
+    End(End),
+}
+
+impl From<AdminError> for Stop {
+    fn from(error: AdminError) -> Stop {
+        Stop::Error(error)
+    }
+}
+
+/// The messages that answer a command, but for the ReadyForQuery.
+pub(super) type Answer = Result<Vec<u8>, Stop>;
+
+pub(super) struct Session {
+    pub(super) console: Arc<Console>,
+    /// Its line in SHOW CLIENTS, by which a cancel request finds it, too.
+    pub(super) info: Arc<ClientInfo>,
+    access: ConsoleAccess,
+    stream: Stream,
+    inbox: Inbox,
+    _slot: ClientSlot,
+}
+
+impl Session {
+    pub(super) fn new(console: Arc<Console>, client: ConsoleClient) -> io::Result<Session> {
+        let ConsoleClient { socket, id, ends, user, access, application_name, mut slot, connect_us } = client;
+        let stream = socket.attach()?;
+        let registry = &console.pools.registry;
+        let key = CancelKey { pid: id, secret: auth::new_secret_key(ProtocolVersion::V3_0) };
+        let info = Arc::new(ClientInfo::new(&key, ends, user, CONSOLE_DATABASE.into(), connect_us));
+        info.set_application_name(application_name.as_ref());
+        slot.logged_in();
+        console.stats.count_console_login();
+        registry.add_client(&info);
+        Ok(Session { console, info, access, stream, inbox: Inbox::default(), _slot: slot })
+    }
+
+    pub(super) async fn serve(mut self) {
+        let Err(end) = self.run().await;
+        let config = self.console.pools.config();
+        if end.is_told() {
+            let text = end.to_string();
+            self.log_error(&text);
+            let mut out = Vec::new();
+            ErrorResponse::new(Severity::Fatal, SqlState::PROTOCOL_VIOLATION, &text).error(&mut out);
+            // If it does not take it, it will see the end.
+            let _ = self.stream.try_write(&out);
+        }
+        if config.settings.log_disconnections {
+            let age_s = clock::now_us().saturating_sub(self.info.connect_us) / 1_000_000;
+            self.log(Level::Log, format_args!("closing because: {end} (age={age_s}s)"));
+        }
+    }
+
+    async fn run(&mut self) -> Result<std::convert::Infallible, End> {
+        let welcome = self.welcome();
+        self.send(&welcome).await?;
+        loop {
+            let request = self.next().await?;
+            self.info.set_request_us(clock::now_us());
+            self.info.set_state(ClientState::Active);
+            let (answer, is_last) = match request {
+                Request::Terminate => return Err(End::Closed),
+                Request::Query(text) => (self.execute(&text).await, false),
+                Request::Unsupported(error) => (Err(error.into()), true),
+            };
+            let mut out = self.messages(answer)?;
+            message::ready_for_query(&mut out, TransactionStatus::Idle);
+            self.send(&out).await?;
+            if is_last {
+                return Err(End::BadPacket);
+            }
+        }
+    }
+
+    fn welcome(&self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(512);
+        auth_message::authentication_ok(&mut out);
+        for (name, value) in WELCOME {
+            message::parameter_status(&mut out, name, value);
+        }
+        if let Some(name) = self.info.application_name() {
+            message::parameter_status(&mut out, "application_name", &*name);
+        }
+        self.info.key().backend_key_data(&mut out);
+        let settings = &self.console.pools.config().settings;
+        if let Some(text) = settings.login_notify_message.as_deref().filter(|text| !text.is_empty()) {
+            notice(&mut out, text, None);
+        }
+        message::ready_for_query(&mut out, TransactionStatus::Idle);
+        out
+    }
+
+    async fn next(&mut self) -> Result<Request, End> {
+        loop {
+            if let Some(request) = self.inbox.next().map_err(End::Fault)? {
+                return Ok(request);
+            }
+            self.read().await?;
+        }
+    }
+
+    async fn read(&mut self) -> Result<(), End> {
+        match self.inbox.read(&mut self.stream).await {
+            Ok(0) => Err(End::Eof),
+            Ok(_) => Ok(()),
+            Err(e) => Err(End::Failed(e)),
+        }
+    }
+
+    async fn send(&mut self, out: &[u8]) -> Result<(), End> {
+        self.stream.write_all(out).await.map_err(End::Failed)
+    }
+
+    /// Lets `time` go by, unless the client goes away before. What it sends is kept for later.
+    pub(super) async fn wait(&mut self, time: Duration) -> Result<(), Stop> {
+        if self.inbox.is_full() {
+            tokio::time::sleep(time).await;
+            return Ok(());
+        }
+        match tokio::time::timeout(time, self.read()).await {
+            Ok(Err(end)) => Err(Stop::End(end)),
+            Ok(Ok(())) | Err(_) => Ok(()),
+        }
+    }
+
+    /// Waits until the client is gone, whatever it sends.
+    pub(super) async fn wait_for_end(&mut self) -> Stop {
+        loop {
+            self.inbox.clear();
+            if let Err(end) = self.read().await {
+                return Stop::End(end);
+            }
+        }
+    }
+
+    /// Refuses what `stats_users` may not do.
+    pub(super) fn require_admin(&self) -> Result<(), AdminError> {
+        match self.access {
+            ConsoleAccess::Admin => Ok(()),
+            ConsoleAccess::Stats => Err(AdminError::AccessNeeded),
+        }
+    }
+
+    async fn execute(&mut self, text: &str) -> Answer {
+        self.console.stats.count_console_command();
+        let invalid = || Stop::Error(AdminError::InvalidCommand(text.to_owned()));
+        let (verb, argument) = match Command::parse(text)? {
+            Command::Set { key, value } => return settings::set(self, &key, &value).await,
+            Command::Plain { verb, argument } => (verb.to_ascii_lowercase(), argument),
+        };
+        match (verb.as_str(), argument.as_str()) {
+            ("show" | "select", what) => show::show(&self.console, what).ok_or_else(invalid),
+            ("pause", name) => pause::pause(self, name).await,
+            ("resume", name) => pause::resume(self, name),
+            ("reconnect", name) => databases::reconnect(self, name),
+            ("disable", name) => databases::disable(self, name),
+            ("enable", name) => databases::enable(self, name),
+            ("reload", "") => settings::reload(self).await,
+            ("shutdown", how) => match shutdown::mode(how) {
+                Some(how) => shutdown::shutdown(self, how).await,
+                None => Err(invalid()),
+            },
+            _ => Err(invalid()),
+        }
+    }
+
+    /// What the client is sent for `answer`.
+    fn messages(&self, answer: Answer) -> Result<Vec<u8>, End> {
+        let mut out = Vec::new();
+        match answer {
+            Ok(messages) => return Ok(messages),
+            Err(Stop::End(end)) => return Err(end),
+            Err(Stop::Error(error)) => {
+                self.log_error(&error.message());
+                error.encode(&mut out);
+            }
+            Err(Stop::Canceled) => {
+                let text = "canceling statement due to user request";
+                self.log_error(text);
+                ErrorResponse::new(Severity::Error, SqlState::QUERY_CANCELED, text).error(&mut out);
+            }
+        }
+        Ok(out)
+    }
+
+    fn log_error(&self, text: &str) {
+        if self.console.pools.config().settings.log_pooler_errors {
+            self.log(Level::Warning, format_args!("pooler error: {text}"));
+        }
+    }
+
+    fn log(&self, level: Level, text: fmt::Arguments<'_>) {
+        let ClientInfo { id, database, user, ends, .. } = &*self.info;
+        log::write(level, format_args!("C-{id:#x}: {database}/{user}@{ends} {text}"));
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.console.pools.registry.remove_client(&self.info);
+    }
+}
+
+/// The answer of a command that has nothing to show.
+pub(super) fn done(tag: &str) -> Vec<u8> {
+    let mut out = Vec::new();
+    message::command_complete(&mut out, tag);
+    out
+}

@@ -1,0 +1,54 @@
+//! RELOAD and SET.
+
+use std::sync::Arc;
+
+use pgweir_config::{Config, SetError};
+use pgweir_proto::admin_error::AdminError;
+use tokio::sync::oneshot;
+
+use super::notice;
+use super::session::{Answer, Session, done};
+use super::show::parameters;
+use crate::control::Command;
+use crate::log::log_at;
+
+/// RELOAD: reads the configuration again; if that fails, nothing changes.
+pub(super) async fn reload(session: &Session) -> Answer {
+    session.require_admin()?;
+    log_at!(Log, "RELOAD command issued");
+    let _turn = session.console.settings_turn.lock().await;
+    let (answer, answered) = oneshot::channel();
+    // Nobody takes commands any more only when the process is ending: no answer then.
+    let _ = session.console.commands.send(Command::Reload(answer));
+    match answered.await {
+        Ok(Ok(())) => Ok(done("RELOAD")),
+        // What is wrong was logged.
+        Ok(Err(_)) | Err(_) => Err(AdminError::ReloadFailed.into()),
+    }
+}
+
+/// SET: changes one setting until the next RELOAD.
+pub(super) async fn set(session: &Session, key: &str, value: &str) -> Answer {
+    if parameters::is_session_parameter(key) {
+        let mut out = Vec::new();
+        notice(&mut out, "SET ignored", None);
+        out.extend(done("SET"));
+        return Ok(out);
+    }
+    session.require_admin()?;
+    let _turn = session.console.settings_turn.lock().await;
+    let config = changed(&session.console.pools.config(), key, value).map_err(|e| {
+        log_at!(Warning, "SET failed: {e}");
+        AdminError::SetFailed
+    })?;
+    let (answer, answered) = oneshot::channel();
+    let _ = session.console.commands.send(Command::Configure(Arc::new(config), answer));
+    answered.await.map_err(|_| AdminError::SetFailed)?;
+    Ok(done(&format!("SET {key}={value}")))
+}
+
+fn changed(config: &Config, key: &str, value: &str) -> Result<Config, SetError> {
+    let mut config = config.clone();
+    config.settings.set(key, value)?;
+    Ok(config)
+}

@@ -1,0 +1,24 @@
+//! SHOW HELP: a notice.
+
+use crate::admin::notice;
+
+const USAGE: &str = "
+\tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
+\tSHOW LISTS|STATE
+\tSHOW DNS_HOSTS
+\tSHOW STATS|STATS_TOTALS|STATS_AVERAGES|TOTALS
+\tSET key = arg
+\tRELOAD
+\tPAUSE [<db>]
+\tRESUME [<db>]
+\tDISABLE <db>
+\tENABLE <db>
+\tRECONNECT [<db>]
+\tSHUTDOWN
+\tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS";
+
+pub(super) fn show() -> Vec<u8> {
+    let mut out = Vec::new();
+    notice(&mut out, "Console usage", Some(USAGE));
+    out
+}

@@ -1,0 +1,35 @@
+//! SHOW LISTS
+
+use std::sync::atomic::Ordering::Relaxed;
+
+use super::users;
+use crate::admin::columns::LISTS;
+use crate::admin::table::{Table, row};
+use crate::pools::Pools;
+
+pub(super) fn show(pools: &Pools) -> Table {
+    let all = pools.pools();
+    let servers: u32 = all.iter().map(|pool| pool.counts().total()).sum();
+    let (dns_names, dns_queries) = pools.connector.hosts.counts();
+    let registry = &pools.registry;
+    let count = |n: u32| n as usize;
+    let lists = [
+        // With those of the console.
+        ("databases", pools.databases().len() + 1),
+        ("users", users::count(pools)),
+        ("peers", pools.config().peers.len()),
+        ("pools", all.len() + 1),
+        // What we have none of: pools of peers, memory kept for later, DNS zones.
+        ("peer_pools", 0),
+        ("free_clients", 0),
+        ("used_clients", count(registry.connected.load(Relaxed))),
+        ("login_clients", count(registry.in_login.load(Relaxed))),
+        ("free_servers", 0),
+        ("used_servers", count(servers)),
+        ("dns_names", dns_names),
+        ("dns_zones", 0),
+        ("dns_queries", dns_queries),
+        ("dns_pending", 0),
+    ];
+    Table::with(LISTS, lists.map(|(list, items)| row![list, items]))
+}

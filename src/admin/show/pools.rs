@@ -1,0 +1,86 @@
+//! SHOW POOLS
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use pgweir_config::{CONSOLE_DATABASE, Named, PoolMode};
+
+use super::clients::of_console;
+use super::databases::load_balance_hosts;
+use crate::admin::columns::POOLS;
+use crate::admin::table::{Cell, Table, row};
+use crate::net::clock;
+use crate::pools::{Pools, ServerPool};
+
+/// Database and user.
+type Key = (Arc<str>, Arc<str>);
+
+pub(super) fn show(pools: &Pools) -> Table {
+    let cancels = cancels(pools);
+    let now_us = clock::now_us();
+    let mut rows = BTreeMap::new();
+    for pool in pools.pools() {
+        let key = (Arc::clone(&pool.database.name), Arc::clone(&pool.user.name));
+        let cancels = cancels.get(&key).copied().unwrap_or(0);
+        rows.insert(key, pool_row(&pool, cancels, now_us));
+    }
+    let console: Arc<str> = CONSOLE_DATABASE.into();
+    rows.insert((Arc::clone(&console), console), console_row(of_console(pools).len()));
+    Table::with(POOLS, rows.into_values())
+}
+
+/// Cancel requests on their way to the servers of each pool.
+fn cancels(pools: &Pools) -> HashMap<Key, u32> {
+    let mut cancels = HashMap::new();
+    for server in pools.registry.servers() {
+        *cancels.entry((Arc::clone(&server.database), Arc::clone(&server.user))).or_default() += server.cancels();
+    }
+    cancels
+}
+
+fn pool_row(pool: &ServerPool, cancels: u32, now_us: u64) -> Vec<Cell> {
+    let counts = pool.counts();
+    let waiting = pool.waiting() as u32;
+    let unchecked = pool.unchecked().min(counts.idle);
+    let wait_us = pool.waiting_since_us().map_or(0, |since_us| now_us.saturating_sub(since_us));
+    row![
+        &*pool.database.name,
+        &*pool.user.name,
+        pool.client_count().saturating_sub(waiting),
+        waiting,
+        // Every request that we forward has a connection of its own; none of them waits for one.
+        cancels,
+        0_u32,
+        counts.active,
+        cancels,
+        counts.being_canceled,
+        counts.idle - unchecked,
+        unchecked,
+        counts.tested,
+        counts.login,
+        wait_us / 1_000_000,
+        wait_us % 1_000_000,
+        pool.policy.mode().name(),
+        load_balance_hosts(&pool.database.entry()),
+    ]
+}
+
+/// The console as PgBouncer shows it: a pool of its own.
+fn console_row(clients: usize) -> Vec<Cell> {
+    let mut row = row![CONSOLE_DATABASE, CONSOLE_DATABASE, clients];
+    row.extend((3..15).map(|_| Cell::from(0_u32)));
+    row.extend(row![PoolMode::Statement.name(), None::<&str>]);
+    row
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_console_has_all_columns() {
+        let row = console_row(2);
+        assert_eq!(row.len(), POOLS.len());
+        assert_eq!((&row[2], &row[14], &row[15]), (&Cell::from("2"), &Cell::from("0"), &Cell::from("statement")));
+    }
+}

@@ -1,0 +1,130 @@
+//! Results: rows of text under the columns of a SHOW.
+
+use jiff::Timestamp;
+use jiff::tz::TimeZone;
+use pgweir_proto::console;
+
+use super::columns::Columns;
+use crate::net::clock;
+
+/// RowDescription and DataRows, as they go out.
+pub(super) struct Table {
+    columns: usize,
+    out: Vec<u8>,
+}
+
+impl Table {
+    pub(super) fn new(columns: Columns) -> Table {
+        let mut out = Vec::with_capacity(1024);
+        console::row_description(&mut out, columns);
+        Table { columns: columns.len(), out }
+    }
+
+    pub(super) fn push(&mut self, row: &[Cell]) {
+        debug_assert_eq!(row.len(), self.columns);
+        let values: Vec<Option<&str>> = row.iter().map(|cell| cell.0.as_deref()).collect();
+        console::data_row(&mut self.out, &values);
+    }
+
+    pub(super) fn with(columns: Columns, rows: impl IntoIterator<Item = Vec<Cell>>) -> Table {
+        let mut table = Table::new(columns);
+        rows.into_iter().for_each(|row| table.push(&row));
+        table
+    }
+
+    pub(super) fn into_messages(self) -> Vec<u8> {
+        self.out
+    }
+}
+
+/// One value in text form; `None` is NULL.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Cell(pub(super) Option<String>);
+
+/// A row of whatever has a text form.
+macro_rules! row {
+    ($($cell:expr),* $(,)?) => { vec![$($crate::admin::table::Cell::from($cell)),*] };
+}
+pub(super) use row;
+
+impl From<&str> for Cell {
+    fn from(text: &str) -> Cell {
+        Cell(Some(text.to_owned()))
+    }
+}
+
+impl From<String> for Cell {
+    fn from(text: String) -> Cell {
+        Cell(Some(text))
+    }
+}
+
+impl From<u32> for Cell {
+    fn from(number: u32) -> Cell {
+        Cell(Some(number.to_string()))
+    }
+}
+
+impl From<u64> for Cell {
+    fn from(number: u64) -> Cell {
+        Cell(Some(number.to_string()))
+    }
+}
+
+impl From<usize> for Cell {
+    fn from(number: usize) -> Cell {
+        Cell(Some(number.to_string()))
+    }
+}
+
+impl From<bool> for Cell {
+    fn from(switch: bool) -> Cell {
+        Cell::from(u32::from(switch))
+    }
+}
+
+impl<T> From<Option<T>> for Cell
+where
+    Cell: From<T>,
+{
+    fn from(value: Option<T>) -> Cell {
+        Cell(value.and_then(|value| Cell::from(value).0))
+    }
+}
+
+/// A moment of the process clock, as `2026-11-21 09:18:14 UTC` in the system's time zone.
+pub(super) fn timestamp(at_us: u64) -> String {
+    timestamp_in(clock::unix_us(at_us), TimeZone::system())
+}
+
+fn timestamp_in(unix_us: u64, zone: TimeZone) -> String {
+    let at = i64::try_from(unix_us).ok().and_then(|us| Timestamp::from_microsecond(us).ok());
+    at.unwrap_or_default().to_zoned(zone).strftime("%Y-%m-%d %H:%M:%S %Z").to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::columns;
+
+    #[test]
+    fn cells_have_a_text_form() {
+        let row = row!["a", 7_u32, 8_u64, true, None::<&str>, Some("b".to_owned())];
+        let texts: Vec<Option<&str>> = row.iter().map(|cell| cell.0.as_deref()).collect();
+        assert_eq!(texts, [Some("a"), Some("7"), Some("8"), Some("1"), None, Some("b")]);
+    }
+
+    #[test]
+    fn a_table_is_messages() {
+        let table = Table::with(columns::STATE, [row!["active", "yes"]]);
+        let out = table.into_messages();
+        assert!(out.ends_with(b"D\0\0\0\x17\0\x02\0\0\0\x06active\0\0\0\x03yes"));
+        assert_eq!(out[0], b'T');
+    }
+
+    #[test]
+    fn timestamps_are_pgbouncers() {
+        assert_eq!(timestamp_in(1_795_252_694_999_999, TimeZone::UTC), "2026-11-21 09:18:14 UTC");
+        assert_eq!(timestamp_in(u64::MAX, TimeZone::UTC), "1970-01-01 00:00:00 UTC");
+    }
+}

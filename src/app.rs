@@ -1,0 +1,296 @@
+//! Wiring: makes everything from the configuration, and carries out reloads, signals and the end.
+
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use pgweir_config::{Config, Problem, Settings, Source};
+use tokio::runtime::{Builder, Runtime};
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::time::MissedTickBehavior;
+
+use crate::admin::{Console, StatsHistory};
+use crate::auth::AuthContext;
+use crate::client::{Clients, ConsoleClient};
+use crate::control::{Command, Commands, Shutdown};
+use crate::crew::{self, Crew};
+use crate::log::{self, Target, Topic, log_at};
+use crate::net::listener::{ListenError, Listeners};
+use crate::pools::Pools;
+use crate::process::pidfile::PidfileError;
+use crate::process::{Launch, Options, VERSION, limits};
+use crate::registry::Registry;
+use crate::serve;
+use crate::server::connect::Connector;
+use crate::server::parameters::Tracked;
+
+/// Threads beside the data path: console, logins to servers, timers.
+const CONTROL_THREADS: usize = 2;
+
+/// How often a waiting shutdown looks whether it may end.
+const SHUTDOWN_LOOK: Duration = Duration::from_millis(100);
+
+/// Why the process cannot start.
+#[derive(Debug)]
+pub(crate) enum StartError {
+    Logfile(io::Error),
+    Runtime(io::Error),
+    Listen(ListenError),
+    Pidfile(PidfileError),
+}
+
+impl fmt::Display for StartError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartError::Logfile(e) => write!(f, "cannot open logfile: {e}"),
+            StartError::Runtime(e) => write!(f, "cannot start threads: {e}"),
+            StartError::Listen(e) => e.fmt(f),
+            StartError::Pidfile(e) => e.fmt(f),
+        }
+    }
+}
+
+/// The process.
+struct App {
+    source: Source,
+    quiet: bool,
+    /// `-v` on the command line, where the setting says nothing.
+    verbose: u32,
+    pools: Arc<Pools>,
+    crew: Arc<Crew>,
+    clients: Arc<Clients>,
+}
+
+/// Serves until the process is told to end.
+pub(crate) fn run(options: Options) -> Result<(), StartError> {
+    let Options { source, loaded, quiet, verbose, launch } = options;
+    let config = Arc::new(loaded.config);
+    log::start(log_target(&config, quiet)).map_err(StartError::Logfile)?;
+    set_log_level(&config.settings, verbose);
+    log_problems(&loaded.warnings);
+    limits::check_limits(&config);
+    let control = Builder::new_multi_thread()
+        .worker_threads(CONTROL_THREADS)
+        .thread_name("control")
+        .enable_all()
+        .build()
+        .map_err(StartError::Runtime)?;
+    // Before anybody can see that we listen: a SIGHUP then must not end the process.
+    let signals = control.block_on(async { Signals::new() }).map_err(StartError::Runtime)?;
+    let listeners = Listeners::bind(&config.settings).map_err(StartError::Listen)?;
+    let (console_clients, consoles) = unbounded_channel();
+    let pools = make_pools(&config, &control);
+    let auth = AuthContext::new();
+    let clients = Arc::new(Clients { pools: Arc::clone(&pools), auth, console: console_clients });
+    let crew = Crew::start(Arc::clone(&clients)).map_err(StartError::Runtime)?;
+    let (commands, received) = unbounded_channel();
+    let app = App { source, quiet, verbose, pools, crew, clients };
+    let served = control.block_on(app.serve(listeners, signals, launch, consoles, (commands, received)));
+    log::flush();
+    // Sessions end with their sockets, as the process ends now.
+    control.shutdown_background();
+    served
+}
+
+fn make_pools(config: &Arc<Config>, control: &Runtime) -> Arc<Pools> {
+    let registry = Arc::new(Registry::default());
+    let tracked = Arc::new(Tracked::new(config.settings.track_extra_parameters.iter().map(String::as_str)));
+    let connector = Connector::new(Arc::clone(&registry), Arc::clone(&tracked), &config.settings);
+    let (_, workers) = crew::size(&config.settings);
+    Pools::new(Arc::clone(config), registry, tracked, connector, control.handle().clone(), workers)
+}
+
+fn log_target(config: &Config, quiet: bool) -> Target {
+    let logfile = config.settings.logfile.clone().filter(|path| !path.as_os_str().is_empty());
+    Target { stderr: !quiet, logfile }
+}
+
+fn set_log_level(settings: &Settings, verbose: u32) {
+    log::set_verbose(settings.verbose.max(verbose));
+    log::set_wanted(Topic::Connections, settings.log_connections);
+    log::set_wanted(Topic::Disconnections, settings.log_disconnections);
+    log::set_wanted(Topic::PoolerErrors, settings.log_pooler_errors);
+}
+
+fn log_problems(problems: &[Problem]) {
+    for problem in problems {
+        log_at!(Warning, "{problem}");
+    }
+}
+
+impl App {
+    async fn serve(
+        self,
+        listeners: Listeners,
+        mut signals: Signals,
+        launch: Launch,
+        consoles: UnboundedReceiver<ConsoleClient>,
+        (commands, mut received): (Commands, UnboundedReceiver<Command>),
+    ) -> Result<(), StartError> {
+        let stats = StatsHistory::new(Arc::clone(&self.pools));
+        let console = Arc::new(Console::new(Arc::clone(&self.pools), commands, Arc::clone(&stats)));
+        tokio::spawn(stats.run());
+        tokio::spawn(serve_consoles(console, consoles));
+        tokio::spawn(Arc::clone(&self.pools).maintain());
+        tokio::spawn(Arc::clone(&self.crew).grow());
+        let mut accepting = Some(serve::accept(listeners, &self.clients, &self.crew).map_err(StartError::Runtime)?);
+        let _pidfile = launch.ready().map_err(StartError::Pidfile)?;
+        log_at!(Log, "process up: {VERSION}");
+        let mut shutdown = None;
+        let mut look = tokio::time::interval(SHUTDOWN_LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let asked = tokio::select! {
+                Some(command) = received.recv() => self.carry_out(command),
+                signal = signals.next() => self.on_signal(signal, shutdown.is_some()),
+                _ = look.tick(), if shutdown.is_some() => None,
+            };
+            if let Some(accepting) = &accepting {
+                accepting.set_defer_accept(self.pools.config().settings.tcp_defer_accept);
+            }
+            if let Some(how) = asked {
+                shutdown = Some(how);
+                self.pools.begin_shutdown(how);
+                // Closed, so that another process can take the port.
+                drop(accepting.take());
+            }
+            if shutdown.is_some_and(|how| self.may_end(how)) {
+                log_at!(Log, "shutting down");
+                return Ok(());
+            }
+        }
+    }
+
+    fn carry_out(&self, command: Command) -> Option<Shutdown> {
+        match command {
+            Command::Reload(answer) => {
+                // The console may be gone by now.
+                let _ = answer.send(self.reload());
+                None
+            }
+            Command::Configure(config, answer) => {
+                self.put_in_force(&config);
+                let _ = answer.send(());
+                None
+            }
+            Command::Shutdown(how) => Some(how),
+        }
+    }
+
+    fn on_signal(&self, signal: SignalKind, is_ending: bool) -> Option<Shutdown> {
+        match signal {
+            SIGNAL_RELOAD => {
+                log_at!(Log, "got SIGHUP, re-reading config");
+                // What is wrong was logged.
+                let _ = self.reload();
+            }
+            SIGNAL_QUIT => {
+                log_at!(Log, "got SIGQUIT, fast exit");
+                return Some(Shutdown::Immediate);
+            }
+            SIGNAL_INT | SIGNAL_TERM if is_ending => {
+                log_at!(Log, "got a second signal while shutting down, fast exit");
+                return Some(Shutdown::Immediate);
+            }
+            SIGNAL_INT => {
+                log_at!(Log, "got SIGINT, shutting down, waiting for all servers connections to be released");
+                return Some(Shutdown::WaitForServers);
+            }
+            SIGNAL_TERM => {
+                log_at!(Log, "got SIGTERM, shutting down, waiting for all clients disconnect");
+                return Some(Shutdown::WaitForClients);
+            }
+            SIGNAL_PAUSE => {
+                log_at!(Log, "got SIGUSR1, pausing all activity");
+                self.pools.pause(None);
+            }
+            _ => {
+                log_at!(Log, "got SIGUSR2, continuing from PAUSE");
+                self.pools.resume(None);
+            }
+        }
+        None
+    }
+
+    /// Reads the configuration again and puts it in force, or leaves everything as it is.
+    fn reload(&self) -> Result<(), String> {
+        let loaded = match self.source.load() {
+            Ok(loaded) => loaded,
+            Err(problems) => {
+                for problem in &problems.errors {
+                    log_at!(Error, "{problem}");
+                }
+                log_at!(Error, "RELOAD failed: the configuration in force stays as it is");
+                return Err("the configuration does not load".into());
+            }
+        };
+        log_problems(&loaded.warnings);
+        let before = self.pools.config();
+        let mut config = loaded.config;
+        for key in config.settings.keep_unchangeable(&before.settings) {
+            log_at!(Warning, "{key} has changed; that needs a restart, the old value stays in force");
+        }
+        self.put_in_force(&Arc::new(config));
+        Ok(())
+    }
+
+    /// Changes everything that settings decide.
+    fn put_in_force(&self, config: &Arc<Config>) {
+        self.pools.connector.configure(&config.settings);
+        for change in self.pools.reload(Arc::clone(config)) {
+            log_at!(Log, "RELOAD: {change}");
+        }
+        self.crew.set_limits(crew::request_limits(&config.settings));
+        set_log_level(&config.settings, self.verbose);
+        log::set_target(log_target(config, self.quiet));
+    }
+
+    fn may_end(&self, how: Shutdown) -> bool {
+        match how {
+            Shutdown::Immediate => true,
+            Shutdown::WaitForServers => self.pools.in_use(None) == 0,
+            Shutdown::WaitForClients => self.pools.registry.connected.load(Ordering::Relaxed) == 0,
+        }
+    }
+}
+
+async fn serve_consoles(console: Arc<Console>, mut consoles: UnboundedReceiver<ConsoleClient>) {
+    while let Some(client) = consoles.recv().await {
+        tokio::spawn(Arc::clone(&console).serve(client));
+    }
+}
+
+const SIGNAL_RELOAD: SignalKind = SignalKind::hangup();
+const SIGNAL_INT: SignalKind = SignalKind::interrupt();
+const SIGNAL_TERM: SignalKind = SignalKind::terminate();
+const SIGNAL_QUIT: SignalKind = SignalKind::quit();
+const SIGNAL_PAUSE: SignalKind = SignalKind::user_defined1();
+const SIGNAL_RESUME: SignalKind = SignalKind::user_defined2();
+
+/// The signals that we act on.
+struct Signals {
+    all: Vec<(SignalKind, Signal)>,
+}
+
+impl Signals {
+    fn new() -> io::Result<Signals> {
+        let kinds = [SIGNAL_RELOAD, SIGNAL_INT, SIGNAL_TERM, SIGNAL_QUIT, SIGNAL_PAUSE, SIGNAL_RESUME];
+        let all = kinds.into_iter().map(|kind| Ok((kind, signal(kind)?))).collect::<io::Result<_>>()?;
+        Ok(Signals { all })
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        std::future::poll_fn(|cx| {
+            for (kind, signal) in &mut self.all {
+                if signal.poll_recv(cx).is_ready() {
+                    return std::task::Poll::Ready(*kind);
+                }
+            }
+            std::task::Poll::Pending
+        })
+        .await
+    }
+}

@@ -1,0 +1,190 @@
+//! How a client proves who it is: one file per method of `auth_type`.
+//!
+//! Secrets come through [`SecretSource`], so that nothing here knows about pools. A name that
+//! does not exist is answered like one that does: the same messages, the same text at the
+//! end, and as long a computation. What the operator should know is in [`Reason`].
+
+mod any;
+mod context;
+mod md5;
+mod message;
+mod peer;
+mod plain;
+mod random;
+mod scram;
+#[cfg(test)]
+mod tests;
+mod trust;
+
+use std::fmt;
+use std::num::NonZeroU32;
+
+use pgweir_config::{AuthType, Config, Secret, UserSecret};
+use pgweir_proto::client_error::ClientError;
+use pgweir_proto::md5::Md5Secret;
+use pgweir_proto::scram::{ScramError, ScramKeys, Verifier};
+use pgweir_proto::secret::StoredSecret;
+use tokio::io::{AsyncRead, AsyncWrite};
+
+pub(crate) use context::AuthContext;
+pub(crate) use peer::is_console_owner;
+pub(crate) use random::{new_secret_key, random_bytes};
+
+/// Where the secrets of users are: the configuration with its `auth_file`, or a server that
+/// is asked.
+pub(crate) trait SecretSource {
+    /// What is known about the user's password; `None` if there is no such user.
+    async fn secret(&self, user: &str) -> Option<UserSecret>;
+
+    /// Whether users are expected to have SCRAM secrets. With `auth_type=md5` these log in
+    /// with SCRAM, and so must those who do not exist.
+    fn is_scram_expected(&self) -> bool;
+
+    /// Cost of the SCRAM verifiers that are made here.
+    fn scram_iterations(&self) -> NonZeroU32;
+}
+
+impl SecretSource for Config {
+    async fn secret(&self, user: &str) -> Option<UserSecret> {
+        self.userlist.get(user).cloned()
+    }
+
+    /// Taken from the first user: the secrets of one file are of one form as a rule.
+    fn is_scram_expected(&self) -> bool {
+        let first = self.userlist.iter().next();
+        matches!(first, Some((_, UserSecret::Scram(_))))
+    }
+
+    fn scram_iterations(&self) -> NonZeroU32 {
+        // The table of settings allows no 0.
+        NonZeroU32::new(self.settings.scram_iterations).unwrap_or(NonZeroU32::MIN)
+    }
+}
+
+/// What a login has brought along for the login to the server.
+#[derive(Debug, Default)]
+pub(crate) struct Granted {
+    /// Keys that log in to a server which stores the verifier that we have. `None` if the
+    /// client did not use SCRAM, or against a password that we know anyway.
+    pub(crate) scram_keys: Option<ScramKeys>,
+    /// The password in clear text, from `auth_type=plain`. `None` with every other method,
+    /// and for a password that is not UTF-8.
+    pub(crate) plain: Option<Secret>,
+}
+
+/// Why a login failed. The caller tells the client, writes the log and closes.
+#[derive(Debug)]
+pub(crate) enum AuthError {
+    Refused {
+        error: ClientError,
+        /// For the log only; `None` where `error` says it all.
+        reason: Option<Reason>,
+    },
+    /// The client has gone, for this reason. It cannot be told anything.
+    Gone(&'static str),
+}
+
+/// What the client is not told. Never holds a secret.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Reason {
+    UnknownUser,
+    /// The user's password is empty, so none is right.
+    NoPassword,
+    WrongPassword,
+    /// SCRAM cannot be checked against it.
+    Md5Secret,
+    Scram(ScramError),
+    Malformed,
+    /// The computation was cut off: the process ends.
+    Interrupted,
+    /// A method that this version does not have.
+    NoMethod(AuthType),
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Reason::UnknownUser => f.write_str("no such user"),
+            Reason::NoPassword => f.write_str("the user's password is empty"),
+            Reason::WrongPassword => f.write_str("wrong password"),
+            Reason::Md5Secret => f.write_str("user has MD5 secret, which SCRAM cannot use"),
+            Reason::Scram(error) => error.fmt(f),
+            Reason::Malformed => f.write_str("malformed authentication message"),
+            Reason::Interrupted => f.write_str("authentication was interrupted"),
+            Reason::NoMethod(method) => write!(f, "auth_type={method} is not supported"),
+        }
+    }
+}
+
+impl AuthError {
+    fn refused(error: ClientError, reason: Reason) -> AuthError {
+        AuthError::Refused { error, reason: Some(reason) }
+    }
+
+    fn protocol(error: ClientError) -> AuthError {
+        AuthError::Refused { error, reason: None }
+    }
+}
+
+/// What a password is checked against.
+enum Credential {
+    Known(StoredSecret),
+    /// Nothing is right, and this is why. Goes through the same motions.
+    Hopeless(Reason),
+}
+
+impl Credential {
+    fn new(secret: Option<UserSecret>) -> Credential {
+        let stored = match secret {
+            None => return Credential::Hopeless(Reason::UnknownUser),
+            Some(UserSecret::Empty) => None,
+            Some(UserSecret::Plain(text)) => Some(StoredSecret::Plain(text.expose().to_owned())),
+            Some(UserSecret::Md5(text)) => Md5Secret::parse(text.expose()).map(StoredSecret::Md5),
+            Some(UserSecret::Scram(s)) => Verifier::parse(s.text.expose()).map(StoredSecret::Scram),
+        };
+        stored.map_or(Credential::Hopeless(Reason::NoPassword), Credential::Known)
+    }
+
+    /// With `auth_type=md5`.
+    fn uses_scram(&self, source: &impl SecretSource) -> bool {
+        match self {
+            Credential::Known(stored) => matches!(stored, StoredSecret::Scram(_)),
+            Credential::Hopeless(_) => source.is_scram_expected(),
+        }
+    }
+}
+
+/// Asks the client for its proof and checks it. AuthenticationOk is left to the caller: it
+/// goes out with the welcome. There is no time limit in here.
+pub(crate) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
+    stream: &mut S,
+    method: AuthType,
+    user: &str,
+    source: &impl SecretSource,
+    context: &AuthContext,
+) -> Result<Granted, AuthError> {
+    match method {
+        AuthType::Any => return any::authenticate(),
+        AuthType::Trust => return trust::authenticate(source.secret(user).await.as_ref()),
+        AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256 => {}
+        AuthType::Cert | AuthType::Hba | AuthType::Ldap | AuthType::Pam => {
+            let reason = Reason::NoMethod(method);
+            return Err(AuthError::refused(ClientError::LoginRejected, reason));
+        }
+    }
+    let credential = Credential::new(source.secret(user).await);
+    let login = Login { user, iterations: source.scram_iterations(), context };
+    match method {
+        AuthType::Plain => plain::authenticate(stream, &login, credential).await,
+        AuthType::Md5 if !credential.uses_scram(source) => md5::authenticate(stream, &login, credential).await,
+        _ => scram::authenticate(stream, &login, credential).await,
+    }
+}
+
+/// What the password methods have in common.
+struct Login<'a> {
+    user: &'a str,
+    /// For verifiers that are made here.
+    iterations: NonZeroU32,
+    context: &'a AuthContext,
+}

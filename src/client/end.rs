@@ -1,0 +1,158 @@
+//! The end of a session: what becomes of its server, what the client is told, what is logged.
+
+use std::io;
+
+use pgweir_proto::client_error::ClientError;
+
+use super::session::Session;
+use crate::log::{self, Level, Topic};
+use crate::pool::ServerState;
+use crate::registry::ClientInfo;
+use crate::relay::{ReplyFault, RequestFault};
+use crate::server::cancel;
+use crate::server::query::QueryError;
+use crate::worker::Kill;
+
+/// Why a session is over.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Terminate.
+    ClientClosed,
+    ClientEof,
+    ClientFailed(io::Error),
+    RequestFault(RequestFault),
+    /// The client cannot be served on.
+    Error(ClientError),
+    /// The janitor or the console has decided so.
+    Killed(Kill),
+    ServerEof,
+    ServerFailed(io::Error),
+    ReplyFault(ReplyFault),
+    /// A cancel request came while the client waited for a server.
+    WaitCanceled,
+    /// The server did not take the client's parameters.
+    ParametersFailed(QueryError),
+}
+
+impl End {
+    /// What the client is told; `None`: nothing.
+    fn client_error(&self, was_told: bool) -> Option<ClientError> {
+        match self {
+            End::ClientClosed | End::ClientEof | End::ClientFailed(_) | End::WaitCanceled => None,
+            End::RequestFault(RequestFault::BadHeader(header)) => {
+                Some(ClientError::BadPacketHeader(header.to_string()))
+            }
+            End::RequestFault(RequestFault::UnknownMessage(_)) => Some(ClientError::UnknownPacket),
+            End::RequestFault(RequestFault::PqexecDisallowed) => Some(ClientError::PqexecDisallowed),
+            End::Error(error) => Some(error.clone()),
+            End::Killed(Kill { error, tell }) => tell.then(|| error.clone()),
+            // Its own FATAL was passed on.
+            End::ServerEof | End::ServerFailed(_) if was_told => None,
+            End::ServerEof | End::ServerFailed(_) | End::ReplyFault(_) => Some(ClientError::ServerCrashed),
+            End::ParametersFailed(error) => Some(parameters_error(error)),
+        }
+    }
+
+    /// The reason in the log line of the client.
+    fn reason(&self, told: Option<&ClientError>) -> String {
+        match (self, told) {
+            (End::ClientClosed, _) => "client close request".to_owned(),
+            (End::ClientEof, _) => "client unexpected eof".to_owned(),
+            (End::ClientFailed(e), _) => format!("client connection failed: {e}"),
+            (End::Killed(kill), _) => kill.error.message().into_owned(),
+            (End::RequestFault(RequestFault::UnknownMessage(tag)), _) => {
+                format!("unknown pkt from client: {tag}/{tag:#x}")
+            }
+            (_, Some(error)) => error.message().into_owned(),
+            (_, None) => "server conn crashed?".to_owned(),
+        }
+    }
+
+    /// The reason in the log line of the server that has to be closed with it.
+    fn server_reason(&self) -> String {
+        match self {
+            End::ServerEof => "server conn crashed?".to_owned(),
+            End::ServerFailed(e) => format!("server conn crashed? ({e})"),
+            End::ReplyFault(fault) => format!("bad packet from server: {fault:?}"),
+            End::ParametersFailed(error) => format!("invalid server parameter: {error}"),
+            End::Killed(kill) => match kill.error {
+                // The words of PgBouncer's log for the server's side.
+                ClientError::QueryTimeout => "query timeout".to_owned(),
+                ref error => error.message().into_owned(),
+            },
+            End::Error(ClientError::TransactionBlockNotAllowed) => {
+                ClientError::TransactionBlockNotAllowed.message().into_owned()
+            }
+            _ => "client disconnect while server was not ready".to_owned(),
+        }
+    }
+
+    /// The client went, or was sent away, without waiting for its answer: what runs on in the
+    /// server would keep its locks for nobody.
+    fn leaves_query_running(&self) -> bool {
+        matches!(self, End::ClientEof | End::ClientFailed(_) | End::Killed(_) | End::RequestFault(_))
+    }
+}
+
+/// The server's own words about parameters that it does not take.
+pub(super) fn parameters_error(error: &QueryError) -> ClientError {
+    match error {
+        QueryError::Server(said) | QueryError::Ended(said) => {
+            ClientError::Server { message: said.message.clone(), sqlstate: said.sqlstate }
+        }
+        _ => ClientError::ServerCrashed,
+    }
+}
+
+impl Session {
+    /// Settles what `end` leaves behind.
+    pub(super) fn finish(&mut self, end: End) {
+        self.part_from_server(&end);
+        let told = end.client_error(self.was_told).filter(|_| !self.is_cut);
+        if let Some(error) = &told {
+            let mut message = Vec::new();
+            error.encode(&mut message);
+            self.worker.outbox.push(&self.cell.to_client, &message);
+            if log::is_wanted(Topic::PoolerErrors) {
+                self.log(Level::Warning, format_args!("pooler error: {}", error.message()));
+            }
+        }
+        // The socket is closed after this: what is not out now never will be.
+        self.worker.outbox.flush();
+        if log::is_wanted(Topic::Disconnections) {
+            let age_s = crate::net::clock::now_us().saturating_sub(self.cell.info.connect_us) / 1_000_000;
+            self.log(Level::Log, format_args!("closing because: {} (age={age_s}s)", end.reason(told.as_ref())));
+        }
+    }
+
+    fn part_from_server(&mut self, end: &End) {
+        let is_server_fit = !matches!(end, End::ServerEof | End::ServerFailed(_) | End::ReplyFault(_));
+        if is_server_fit && self.is_clean() {
+            return self.release();
+        }
+        let Some(mut server) = self.server.take() else { return };
+        // These two know better: what was scanned then was not forwarded, or not to its end.
+        if !matches!(end, End::Error(_) | End::ReplyFault(_)) {
+            self.is_cut = !server.replies.at_boundary();
+        }
+        // What the client sent before it said goodbye is carried out, as without a pooler.
+        self.worker.outbox.flush();
+        server.is_midway = !self.requests.at_boundary() || self.cell.to_server.is_blocked();
+        self.cell.to_server.close();
+        self.cell.info.set_link(0);
+        if end.leaves_query_running() && !server.outstanding.is_answered() {
+            let info = std::sync::Arc::clone(&server.info);
+            let timeout = self.pools.config().settings.cancel_wait_timeout;
+            self.pools.control.spawn(async move {
+                // Best effort: without it the query only runs until it finds its client gone.
+                let _ = cancel::send_cancel(&info.address, &info.cancel_key, timeout).await;
+            });
+        }
+        self.member.pool.close(ServerState::Active, server, &end.server_reason());
+    }
+
+    fn log(&self, level: Level, text: std::fmt::Arguments<'_>) {
+        let ClientInfo { id, database, user, ends, .. } = &*self.cell.info;
+        log::write(level, format_args!("C-{id:#x}: {database}/{user}@{ends} {text}"));
+    }
+}

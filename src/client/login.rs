@@ -1,0 +1,356 @@
+//! Login: who the client is, where it wants to go, whether it may, and what it is told.
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use pgweir_config::{AuthType, CONSOLE_DATABASE, Config};
+use pgweir_proto::cancel::CancelKey;
+use pgweir_proto::client_error::ClientError;
+use pgweir_proto::startup::ProtocolVersion;
+
+use super::end::End;
+use super::handshake::{self, HandshakeError, Hello, Startup};
+use super::session::Session;
+use super::welcome::welcome;
+use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, cancel};
+use crate::auth::{self, AuthError, Granted, Reason};
+use crate::log::{self, Level, Topic};
+use crate::net::stream::Stream;
+use crate::pools::Membership;
+use crate::pools::entries::{Database, User};
+use crate::registry::{ClientInfo, Ends};
+use crate::relay::Requests;
+use crate::server::connect::ServerSecret;
+use crate::server::parameters::{APPLICATION_NAME, Parameters};
+use crate::worker::{SessionCell, Worker};
+
+/// Why a login does not become a session.
+pub(super) enum Refused {
+    Client {
+        error: ClientError,
+        /// For the log only.
+        reason: Option<Reason>,
+    },
+    /// The client went away, or its connection broke.
+    Gone(String),
+    /// It is none: a cancel request, or a client of the console.
+    Elsewhere,
+}
+
+impl From<ClientError> for Refused {
+    fn from(error: ClientError) -> Refused {
+        Refused::Client { error, reason: None }
+    }
+}
+
+impl From<HandshakeError> for Refused {
+    fn from(error: HandshakeError) -> Refused {
+        match error {
+            HandshakeError::Client(error) => error.into(),
+            HandshakeError::Gone(reason) => Refused::Gone(reason.to_owned()),
+        }
+    }
+}
+
+impl From<AuthError> for Refused {
+    fn from(error: AuthError) -> Refused {
+        match error {
+            AuthError::Refused { error, reason } => Refused::Client { error, reason },
+            AuthError::Gone(reason) => Refused::Gone(reason.to_string()),
+        }
+    }
+}
+
+/// The names in this client's log lines, as far as they are known.
+struct Who {
+    id: u32,
+    ends: Ends,
+    database: String,
+    user: String,
+    connect_us: u64,
+}
+
+impl Who {
+    fn log(&self, text: std::fmt::Arguments<'_>) {
+        self.log_at(Level::Log, text);
+    }
+
+    fn log_at(&self, level: Level, text: std::fmt::Arguments<'_>) {
+        let Who { id, database, user, ends, .. } = self;
+        log::write(level, format_args!("C-{id:#x}: {database}/{user}@{ends} {text}"));
+    }
+}
+
+/// Takes a new client through its login. `None`: there is no session, and all is said.
+pub(super) async fn log_in(
+    clients: &Arc<Clients>,
+    worker: &Rc<Worker>,
+    mut stream: Stream,
+    ends: Ends,
+    slot: ClientSlot,
+    connect_us: u64,
+) -> Option<Session> {
+    let id = clients.pools.registry.next_client_id();
+    let mut who = Who { id, ends, database: "(nodb)".into(), user: "(nouser)".into(), connect_us };
+    let config = clients.pools.config();
+    let limit = some(config.settings.client_login_timeout);
+    let identified = within(limit, ClientError::LoginTimeout, identify(clients, &config, &mut stream, &mut who)).await;
+    let admitted = match identified {
+        Ok(admitted) => admitted,
+        Err(refused) => {
+            refuse(&mut stream, &who, refused).await;
+            return None;
+        }
+    };
+    match admitted.place {
+        Place::Console(access) => {
+            let socket = stream.detach().ok()?;
+            let Who { ends, user, .. } = who;
+            let application_name = admitted.asked.get(APPLICATION_NAME).cloned();
+            let client =
+                ConsoleClient { id, socket, ends, user: user.into(), access, application_name, slot, connect_us };
+            // The console is gone only when the process goes.
+            let _ = clients.console.send(client);
+            None
+        }
+        Place::Pool(place) => {
+            let mut session = enter(clients, worker, stream, &who, place, admitted.asked, slot);
+            let elapsed = Duration::from_micros(crate::net::clock::now_us() - connect_us);
+            let left = limit.map(|limit| limit.saturating_sub(elapsed));
+            let welcomed = within(left, ClientError::LoginTimeoutServerDown, welcome(&mut session, &config)).await;
+            if let Err(refused) = welcomed {
+                session.finish(match refused {
+                    Refused::Client { error, .. } => End::Error(error),
+                    Refused::Gone(_) | Refused::Elsewhere => End::ClientEof,
+                });
+                return None;
+            }
+            session.cell.is_welcomed.set(true);
+            session.slot.logged_in();
+            Some(session)
+        }
+    }
+}
+
+/// An identified client.
+struct Admitted {
+    /// The parameters that it asked for.
+    asked: Parameters,
+    place: Place,
+}
+
+enum Place {
+    Console(ConsoleAccess),
+    Pool(PoolPlace),
+}
+
+struct PoolPlace {
+    member: Membership,
+    permits: [crate::pool::Permit; 2],
+    user: Arc<User>,
+    database: Arc<Database>,
+    protocol: ProtocolVersion,
+}
+
+async fn within<T>(
+    limit: Option<Duration>,
+    late: ClientError,
+    step: impl Future<Output = Result<T, Refused>>,
+) -> Result<T, Refused> {
+    match limit {
+        None => step.await,
+        Some(limit) => tokio::time::timeout(limit, step).await.unwrap_or(Err(late.into())),
+    }
+}
+
+fn some(duration: Duration) -> Option<Duration> {
+    (!duration.is_zero()).then_some(duration)
+}
+
+/// From the first byte to a place in a pool, or at the console.
+async fn identify(
+    clients: &Arc<Clients>,
+    config: &Arc<Config>,
+    stream: &mut Stream,
+    who: &mut Who,
+) -> Result<Admitted, Refused> {
+    let pools = &clients.pools;
+    let startup = match handshake::read_hello(stream, config, &pools.tracked).await? {
+        Hello::Startup(startup) => startup,
+        Hello::Cancel(key) => {
+            // Its connection is closed when that is done: so the client knows that no cancel
+            // request of its own is on the way any more.
+            cancel::forward(pools, &key, who.id, &who.ends).await;
+            return Err(Refused::Elsewhere);
+        }
+    };
+    who.user.clone_from(&startup.user);
+    who.database.clone_from(&startup.database);
+    if log::is_wanted(Topic::Connections) {
+        who.log(format_args!("login attempt: db={} user={} tls=no replication=no", startup.database, startup.user));
+    }
+    let asked = with_host(config, &startup, &who.ends);
+    if startup.database == CONSOLE_DATABASE {
+        let access = console_access(clients, config, stream, &startup).await?;
+        return Ok(Admitted { asked, place: Place::Console(access) });
+    }
+    if pools.shutdown().is_some() {
+        return Err(ClientError::ShuttingDown.into());
+    }
+    let is_admin = config.settings.admin_users.has(&startup.user);
+    let connected = pools.registry.connected.load(std::sync::atomic::Ordering::Relaxed);
+    if connected > config.settings.max_client_conn && !is_admin {
+        return Err(ClientError::NoMoreConnections.into());
+    }
+    // Nothing is kept of a name that a stranger asks for.
+    let entry = config.database(&startup.database);
+    let forced = entry.and_then(|entry| entry.user.clone());
+    let granted = authenticate(clients, config, stream, &startup, forced.is_some()).await?;
+    let database =
+        pools.database(&startup.database).ok_or_else(|| ClientError::NoSuchDatabase(startup.database.clone()))?;
+    if database.is_disabled() {
+        return Err(ClientError::DatabaseDisabled(startup.database.clone()).into());
+    }
+    place(clients, config, database, &startup, forced, granted)
+        .map(|place| Admitted { asked, place: Place::Pool(place) })
+}
+
+/// Checks the limits on clients and joins the pool.
+fn place(
+    clients: &Clients,
+    config: &Config,
+    database: Arc<Database>,
+    startup: &Startup,
+    forced: Option<String>,
+    granted: Granted,
+) -> Result<PoolPlace, Refused> {
+    let pools = &clients.pools;
+    let user = pools.user(&startup.user);
+    let first = database.clients.try_take(config.max_db_client_connections(&database.entry()));
+    let second = user.clients.try_take(config.max_user_client_connections(&user.name));
+    let permits = [first.ok_or(ClientError::TooManyDatabaseClients)?, second.ok_or(ClientError::TooManyUserClients)?];
+    let server_user = forced.as_deref().unwrap_or(&startup.user);
+    let member = pools.join(&database, server_user);
+    if server_user == startup.user {
+        match granted {
+            Granted { scram_keys: Some(keys), .. } => member.pool.learn_secret(ServerSecret::Scram(keys)),
+            Granted { plain: Some(password), .. } => member.pool.learn_secret(ServerSecret::Plain(password)),
+            Granted { .. } => {}
+        }
+    }
+    Ok(PoolPlace { member, permits, user, database, protocol: startup.protocol })
+}
+
+/// What the client asks for, with its address in `application_name` if that is wanted.
+fn with_host(config: &Config, startup: &Startup, ends: &Ends) -> Parameters {
+    let asked = startup.parameters.clone();
+    if !config.settings.application_name_add_host {
+        return asked;
+    }
+    let name = asked.get(APPLICATION_NAME).map_or("app", |name| name);
+    asked.with(APPLICATION_NAME, &format!("{name} - {ends}"))
+}
+
+async fn authenticate(
+    clients: &Clients,
+    config: &Arc<Config>,
+    stream: &mut Stream,
+    startup: &Startup,
+    is_forced: bool,
+) -> Result<Granted, Refused> {
+    let method = config.settings.auth_type;
+    // Who anybody may be, only the pool's own user can log in to the server.
+    if method == AuthType::Any && !is_forced && startup.database != CONSOLE_DATABASE {
+        return Err(ClientError::NoSuchUser.into());
+    }
+    Ok(auth::authenticate(stream, method, &startup.user, &**config, &clients.auth).await?)
+}
+
+async fn console_access(
+    clients: &Clients,
+    config: &Arc<Config>,
+    stream: &mut Stream,
+    startup: &Startup,
+) -> Result<ConsoleAccess, Refused> {
+    let settings = &config.settings;
+    if auth::is_console_owner(stream, &startup.user) {
+        return Ok(ConsoleAccess::Admin);
+    }
+    authenticate(clients, config, stream, startup, false).await?;
+    if settings.admin_users.has(&startup.user) {
+        Ok(ConsoleAccess::Admin)
+    } else if settings.stats_users.has(&startup.user) {
+        Ok(ConsoleAccess::Stats)
+    } else {
+        Err(ClientError::ConsoleNotAllowed.into())
+    }
+}
+
+/// Makes the session.
+fn enter(
+    clients: &Arc<Clients>,
+    worker: &Rc<Worker>,
+    stream: Stream,
+    who: &Who,
+    place: PoolPlace,
+    asked: Parameters,
+    slot: ClientSlot,
+) -> Session {
+    let registry = &clients.pools.registry;
+    let PoolPlace { member, permits, user, database, protocol } = place;
+    let key = CancelKey { pid: who.id, secret: auth::new_secret_key(protocol) };
+    let names = (Arc::clone(&user.name), Arc::clone(&database.name));
+    let info = Arc::new(ClientInfo::new(&key, who.ends.clone(), names.0, names.1, who.connect_us));
+    registry.add_client(&info);
+    let cell = Rc::new(SessionCell::new(info));
+    cell.to_client.open(stream.fd());
+    let listed = worker.enlist(&cell);
+    Session {
+        worker: Rc::clone(worker),
+        pools: Arc::clone(&clients.pools),
+        member,
+        cell,
+        listed,
+        stream,
+        parameters: asked.clone(),
+        asked,
+        was_reset: false,
+        requests: Requests::default(),
+        partial: Vec::new(),
+        server: None,
+        is_in_query: false,
+        was_told: false,
+        is_cut: false,
+        slot,
+        _permits: permits,
+    }
+}
+
+/// Tells a client that it is not let in.
+async fn refuse(stream: &mut Stream, who: &Who, refused: Refused) {
+    let age_s = crate::net::clock::now_us().saturating_sub(who.connect_us) / 1_000_000;
+    let reason = match refused {
+        Refused::Elsewhere => return,
+        Refused::Gone(reason) => reason,
+        Refused::Client { error, reason } => {
+            if let Some(hint) = handshake::operator_hint(&error) {
+                who.log_at(Level::Warning, format_args!("{}: {hint}", error.message()));
+            }
+            let mut message = Vec::new();
+            error.encode(&mut message);
+            if log::is_wanted(Topic::PoolerErrors) {
+                who.log_at(Level::Warning, format_args!("pooler error: {}", error.message()));
+            }
+            // If it does not take it at once, it will see the end.
+            let _ = stream.try_write(&message);
+            match reason {
+                Some(reason) => format!("{} ({reason})", error.message()),
+                None => error.message().into_owned(),
+            }
+        }
+    };
+    if log::is_wanted(Topic::Disconnections) {
+        who.log(format_args!("closing because: {reason} (age={age_s}s)"));
+    }
+}

@@ -1,0 +1,93 @@
+//! A client's whole life, a file per phase, in the order in which they come:
+//! `handshake` (startup packet), `login` (who, where, may it), `welcome`, `session` (asks and waits),
+//! `relay` and `replies` (is served), `end`. `timeouts` looks on.
+
+mod cancel;
+mod end;
+mod handshake;
+mod login;
+mod relay;
+mod replies;
+mod session;
+pub(crate) mod timeouts;
+mod welcome;
+
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::auth::AuthContext;
+use crate::net::clock;
+use crate::net::stream::{Detached, Stream};
+use crate::pools::Pools;
+use crate::registry::{Ends, Registry};
+use crate::worker::Worker;
+
+/// What all clients need, whichever worker they are on.
+pub(crate) struct Clients {
+    pub(crate) pools: Arc<Pools>,
+    pub(crate) auth: AuthContext,
+    /// Where a client of the console goes.
+    pub(crate) console: UnboundedSender<ConsoleClient>,
+}
+
+/// What a console user may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ConsoleAccess {
+    /// `admin_users`.
+    Admin,
+    /// `stats_users`: SHOW, without the commands that reveal or change something.
+    Stats,
+}
+
+/// A client of the console, logged in but not yet welcomed.
+pub(crate) struct ConsoleClient {
+    pub(crate) id: u32,
+    pub(crate) socket: Detached,
+    pub(crate) ends: Ends,
+    pub(crate) user: Arc<str>,
+    pub(crate) access: ConsoleAccess,
+    pub(crate) application_name: Option<Arc<str>>,
+    pub(crate) slot: ClientSlot,
+    pub(crate) connect_us: u64,
+}
+
+/// A connected client, in login at first; counted out when dropped.
+pub(crate) struct ClientSlot {
+    registry: Arc<Registry>,
+    is_in_login: bool,
+}
+
+impl ClientSlot {
+    pub(crate) fn new(registry: &Arc<Registry>) -> ClientSlot {
+        registry.connected.fetch_add(1, Ordering::Relaxed);
+        registry.in_login.fetch_add(1, Ordering::Relaxed);
+        ClientSlot { registry: Arc::clone(registry), is_in_login: true }
+    }
+
+    pub(crate) fn logged_in(&mut self) {
+        if std::mem::take(&mut self.is_in_login) {
+            self.registry.in_login.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for ClientSlot {
+    fn drop(&mut self) {
+        self.logged_in();
+        self.registry.connected.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Serves a client that has just connected, until it is gone.
+pub(crate) async fn serve(clients: Arc<Clients>, worker: Rc<Worker>, stream: Stream, ends: Ends, slot: ClientSlot) {
+    let connect_us = clock::now_us();
+    // Boxed: what a login needs is given back before the client idles.
+    let logged_in = Box::pin(login::log_in(&clients, &worker, stream, ends, slot, connect_us)).await;
+    drop(clients);
+    let Some(mut session) = logged_in else { return };
+    let end = session.serve().await;
+    session.finish(end);
+}

@@ -1,0 +1,405 @@
+//! A client that is logged in: it asks, gets a server, is served, and gives the server back.
+
+use std::future::poll_fn;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use pgweir_proto::backend::TransactionStatus;
+use pgweir_proto::client_error::ClientError;
+use pgweir_proto::console;
+use pgweir_proto::error_response::{ErrorResponse, Severity};
+use pgweir_proto::sqlstate::SqlState;
+
+use super::ClientSlot;
+use super::end::End;
+use crate::net::stream::Stream;
+use crate::pool::{Permit, ServerState, WaitKey};
+use crate::pools::{Got, Membership, Pools, ServerPool, Waited};
+use crate::relay::{First, Outstanding, Requests, Stop};
+use crate::server::parameters::{APPLICATION_NAME, Parameters};
+use crate::server::{Server, query};
+use crate::worker::{SessionCell, Worker};
+
+/// Runs up to this size are copied into the outbox; longer ones are sent at once.
+pub(super) const COPY_MAX: usize = 4 * 1024;
+
+/// PostgreSQL's words for a cancelled query.
+const CANCELED: &str = "canceling statement due to user request";
+
+/// How long a server may take to accept parameters if `server_connect_timeout` is off.
+const PARAMETERS_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// A logged-in client.
+pub(crate) struct Session {
+    pub(super) worker: Rc<Worker>,
+    pub(super) pools: Arc<Pools>,
+    pub(super) member: Membership,
+    pub(super) cell: Rc<SessionCell>,
+    /// Its key in the worker's list.
+    pub(super) listed: usize,
+    pub(super) stream: Stream,
+    /// What the client has set; the next server gets the same.
+    pub(super) parameters: Parameters,
+    /// What it asked for at its login: RESET and DISCARD go back to it.
+    pub(super) asked: Parameters,
+    /// RESET or DISCARD was carried out, and ReadyForQuery has not come yet.
+    pub(super) was_reset: bool,
+    pub(super) requests: Requests,
+    /// What the client has sent and no server was given: the head of a message, or what a
+    /// client that waits has asked.
+    pub(super) partial: Vec<u8>,
+    /// The server that it is linked to.
+    pub(super) server: Option<Box<Server>>,
+    /// A query runs: since when is in the registry.
+    pub(super) is_in_query: bool,
+    /// The server's own FATAL was passed on, so its end needs no more words.
+    pub(super) was_told: bool,
+    /// The client has got the beginning of a message that has no end: no other may follow.
+    pub(super) is_cut: bool,
+    /// Its place among the connected clients.
+    pub(super) slot: ClientSlot,
+    /// Its units of `max_db_client_connections` and `max_user_client_connections`.
+    pub(super) _permits: [Permit; 2],
+}
+
+/// What a client without a server waits for.
+enum Asked {
+    /// It is linked, and its request is on the way.
+    Linked,
+    /// It is linked, but the server's parameters are not the client's (any more).
+    Different,
+    Queued(WaitKey),
+}
+
+impl Session {
+    /// Serves the client until it goes or must go.
+    pub(super) async fn serve(&mut self) -> End {
+        loop {
+            if let Err(end) = self.transaction().await {
+                return end;
+            }
+        }
+    }
+
+    /// From a request to the release of the server.
+    async fn transaction(&mut self) -> Result<(), End> {
+        let early = std::mem::take(&mut self.partial);
+        let asked = match self.look(&early)? {
+            Some(asked) => asked,
+            None => poll_fn(|cx| self.poll_idle(cx)).await?,
+        };
+        match asked {
+            Asked::Linked => {}
+            Asked::Different => self.begin().await?,
+            Asked::Queued(key) => match self.wait(key).await {
+                Ok(()) => self.begin().await?,
+                Err(End::WaitCanceled) => return self.answer_canceled(),
+                Err(end) => return Err(end),
+            },
+        }
+        poll_fn(|cx| self.poll_relay(cx)).await
+    }
+
+    /// It has a server for what it asks, and the server has its parameters. Only now can what
+    /// runs there be cancelled: it is the client's own.
+    fn assigned(&mut self) {
+        if let Some(server) = &self.server {
+            self.cell.info.set_link(server.info.id);
+        }
+        self.member.pool.stats(self.worker.id).server_assignments.add(1);
+        if let Some(server) = &mut self.server {
+            self.worker.outbox.push(&self.cell.to_client, &std::mem::take(&mut server.notices));
+        }
+    }
+
+    /// No server, nothing asked.
+    fn poll_idle(&mut self, cx: &mut Context<'_>) -> Poll<Result<Asked, End>> {
+        loop {
+            self.check()?;
+            if self.cell.to_client.is_blocked() {
+                ready!(self.poll_drain_client(cx))?;
+            }
+            let worker = Rc::clone(&self.worker);
+            let mut scratch = worker.scratch.borrow_mut();
+            let kept = self.partial.len();
+            scratch[..kept].copy_from_slice(&self.partial);
+            let n = match ready!(self.stream.poll_read_into(cx, &mut scratch[kept..])) {
+                Ok(0) => return Poll::Ready(Err(End::ClientEof)),
+                Ok(n) => n,
+                Err(e) => return Poll::Ready(Err(End::ClientFailed(e))),
+            };
+            self.partial.clear();
+            if let Some(asked) = self.look(&scratch[..kept + n])? {
+                return Poll::Ready(Ok(asked));
+            }
+        }
+    }
+
+    /// Acts on what a client without a server has sent; `None` if it needs no server yet.
+    fn look(&mut self, mut buf: &[u8]) -> Result<Option<Asked>, End> {
+        loop {
+            match self.requests.first(buf, self.worker.limits.get()) {
+                First::Server => return self.ask(buf).map(Some),
+                First::NeedMore => {
+                    self.partial.extend_from_slice(buf);
+                    return Ok(None);
+                }
+                First::Discard(n) => buf = &buf[n..],
+                First::Terminate => return Err(End::ClientClosed),
+                First::Fault(fault) => return Err(End::RequestFault(fault)),
+            }
+        }
+    }
+
+    /// `buf` begins with a request.
+    fn ask(&mut self, buf: &[u8]) -> Result<Asked, End> {
+        if self.server.is_some() {
+            self.partial.extend_from_slice(buf);
+            return Ok(Asked::Different);
+        }
+        let now_us = self.worker.now_us();
+        let info = &self.cell.info;
+        info.set_request_us(now_us);
+        info.set_query_us(now_us);
+        let pool = &self.member.pool;
+        if pool.is_removed() {
+            return Err(End::Error(ClientError::DatabaseRemoved));
+        }
+        if let Some(error) = pool.cached_error() {
+            return Err(End::Error(error));
+        }
+        match pool.checkout(self.worker.id, now_us) {
+            Got::Server(server) => {
+                let is_same = server.parameters.is_same(&self.parameters);
+                self.link(server);
+                if is_same {
+                    self.assigned();
+                    self.forward_requests(buf)?;
+                    return Ok(Asked::Linked);
+                }
+                self.partial.extend_from_slice(buf);
+                Ok(Asked::Different)
+            }
+            Got::Wait(key) => {
+                self.partial.extend_from_slice(buf);
+                Ok(Asked::Queued(key))
+            }
+        }
+    }
+
+    /// Waits for its turn.
+    pub(super) async fn wait(&mut self, key: WaitKey) -> Result<(), End> {
+        let mut waiting = Waiting { pool: Arc::clone(&self.member.pool), key: Some(key) };
+        let began_us = self.worker.now_us();
+        self.cell.info.begin_wait(began_us);
+        let server = poll_fn(|cx| self.poll_wait(&mut waiting, cx)).await?;
+        let waited_us = self.worker.now_us().saturating_sub(began_us);
+        self.member.pool.stats(self.worker.id).wait_time_us.add(waited_us);
+        self.cell.info.end_wait();
+        self.cell.was_notified.set(false);
+        self.link(server);
+        Ok(())
+    }
+
+    fn poll_wait(&mut self, waiting: &mut Waiting, cx: &mut Context<'_>) -> Poll<Result<Box<Server>, End>> {
+        loop {
+            self.check()?;
+            if self.cell.info.is_wait_canceled() {
+                return Poll::Ready(Err(End::WaitCanceled));
+            }
+            self.poll_client_gone(cx)?;
+            let (worker, now_us) = (self.worker.id, self.worker.now_us());
+            let Some(key) = &waiting.key else {
+                if waiting.pool.is_removed() {
+                    return Poll::Ready(Err(End::Error(ClientError::DatabaseRemoved)));
+                }
+                match waiting.pool.checkout(worker, now_us) {
+                    Got::Server(server) => return Poll::Ready(Ok(server)),
+                    Got::Wait(key) => waiting.key = Some(key),
+                }
+                continue;
+            };
+            let waited = ready!(waiting.pool.poll_wait(key, worker, cx));
+            waiting.key = None;
+            match waited {
+                Waited::Server(server) => return Poll::Ready(Ok(server)),
+                Waited::Again => {}
+                Waited::Refused(error) => return Poll::Ready(Err(End::Error(error))),
+            }
+        }
+    }
+
+    /// Answers a request that was cancelled before a server had it, as the server would have.
+    fn answer_canceled(&mut self) -> Result<(), End> {
+        self.cell.info.end_wait();
+        let mut owed = Outstanding::new();
+        let stash = std::mem::take(&mut self.partial);
+        let mut requests = Requests::default();
+        let (n, stop) = requests.scan(&stash, self.worker.limits.get(), &mut owed);
+        let is_whole = n == stash.len() && stop == Stop::NeedMore && requests.at_boundary();
+        // Of several requests only the first is cancelled, and the others are still to be
+        // carried out; that, as anything that is not whole, is left to the client, which
+        // connects again.
+        if !(is_whole && owed.is_one_request()) {
+            return Err(End::Error(ClientError::Server {
+                message: CANCELED.to_owned(),
+                sqlstate: Some(SqlState::QUERY_CANCELED),
+            }));
+        }
+        let mut answer = Vec::new();
+        ErrorResponse::new(Severity::Error, SqlState::QUERY_CANCELED, CANCELED).error(&mut answer);
+        console::ready_for_query(&mut answer, TransactionStatus::Idle);
+        self.worker.outbox.push(&self.cell.to_client, &answer);
+        Ok(())
+    }
+
+    /// A waiting client that goes away must not keep its place; one that sends more is read
+    /// when it has a server, so that what waits is bounded.
+    fn poll_client_gone(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+        if self.partial.len() >= COPY_MAX {
+            return Ok(());
+        }
+        let worker = Rc::clone(&self.worker);
+        let mut scratch = worker.scratch.borrow_mut();
+        match self.stream.poll_read_into(cx, &mut scratch[..COPY_MAX]) {
+            Poll::Pending => Ok(()),
+            Poll::Ready(Ok(0)) => Err(End::ClientEof),
+            Poll::Ready(Ok(n)) => {
+                self.partial.extend_from_slice(&scratch[..n]);
+                // There may be more, or its end: be told.
+                cx.waker().wake_by_ref();
+                Ok(())
+            }
+            Poll::Ready(Err(e)) => Err(End::ClientFailed(e)),
+        }
+    }
+
+    pub(super) fn link(&mut self, mut server: Box<Server>) {
+        server.info.set_link(self.cell.info.id);
+        self.cell.to_server.open(server.stream().fd());
+        self.server = Some(server);
+    }
+
+    /// Brings the server's parameters to the client's, then sends what the client has asked.
+    async fn begin(&mut self) -> Result<(), End> {
+        self.apply_parameters().await?;
+        self.assigned();
+        let stash = std::mem::take(&mut self.partial);
+        self.forward_requests(&stash)
+    }
+
+    pub(super) async fn apply_parameters(&mut self) -> Result<(), End> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        if let Some(sql) = self.parameters.set_commands(&server.parameters, &self.pools.tracked) {
+            let limit = self.pools.config().settings.server_connect_timeout;
+            let limit = if limit.is_zero() { PARAMETERS_TIMEOUT } else { limit };
+            let cell = &self.cell;
+            let mut run = Box::pin(query::run(server, &self.pools.tracked, &sql, limit));
+            let done = poll_fn(|cx| match cell.take_kill() {
+                Some(kill) => Poll::Ready(Err(End::Killed(kill))),
+                None => run.as_mut().poll(cx).map_err(End::ParametersFailed),
+            });
+            done.await?;
+            drop(run);
+        }
+        server.info.set_application_name(server.parameters.get(APPLICATION_NAME));
+        self.parameters = self.parameters.as_on(&server.parameters);
+        Ok(())
+    }
+
+    /// Sends to the server what `buf` holds in whole messages and keeps the rest.
+    pub(super) fn forward_requests(&mut self, buf: &[u8]) -> Result<(), End> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        let (n, stop) = self.requests.scan(buf, self.worker.limits.get(), &mut server.outstanding);
+        if n > 0 {
+            let now_us = self.worker.now_us();
+            let (info, stats) = (&self.cell.info, self.member.pool.stats(self.worker.id));
+            info.set_request_us(now_us);
+            self.cell.is_idle_in_transaction.set(false);
+            if info.xact_us() == 0 {
+                info.set_xact_us(now_us);
+                stats.xacts.add(1);
+            }
+            if !self.is_in_query {
+                self.is_in_query = true;
+                info.set_query_us(now_us);
+                stats.queries.add(1);
+            }
+            stats.received.add(n as u64);
+            let lane = &self.cell.to_server;
+            if n <= COPY_MAX {
+                self.worker.outbox.push(lane, &buf[..n]);
+            } else {
+                let stream = server.stream();
+                self.worker.outbox.push_now(lane, &buf[..n], |bytes| stream.try_write(bytes));
+            }
+        }
+        match stop {
+            Stop::NeedMore => {
+                self.partial.extend_from_slice(&buf[n..]);
+                Ok(())
+            }
+            Stop::Terminate => Err(End::ClientClosed),
+            Stop::Fault(fault) => Err(End::RequestFault(fault)),
+        }
+    }
+
+    /// Somebody has decided that this session ends, or its client is gone.
+    #[inline]
+    pub(super) fn check(&self) -> Result<(), End> {
+        self.worker.note_poll();
+        if let Some(kill) = self.cell.take_kill() {
+            return Err(End::Killed(kill));
+        }
+        match self.cell.to_client.failure() {
+            Some(e) => Err(End::ClientFailed(e)),
+            None => Ok(()),
+        }
+    }
+
+    /// Sends what the client has not taken yet.
+    pub(super) fn poll_drain_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
+        loop {
+            match self.cell.to_client.drain(|bytes| self.stream.try_write(bytes)) {
+                Ok(true) => return Poll::Ready(Ok(())),
+                Ok(false) => {}
+                Err(e) => return Poll::Ready(Err(End::ClientFailed(e))),
+            }
+            if let Err(e) = ready!(self.stream.poll_write_ready(cx)) {
+                return Poll::Ready(Err(End::ClientFailed(e)));
+            }
+        }
+    }
+}
+
+/// A place in the queue, given up when dropped.
+pub(super) struct Waiting {
+    pool: Arc<ServerPool>,
+    /// `None` once it was served.
+    key: Option<WaitKey>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.pool.abandon(key);
+        }
+    }
+}
+
+impl Drop for Session {
+    /// Whatever ends the task, its server is not lost: it was released or closed before, or is
+    /// closed now.
+    fn drop(&mut self) {
+        self.pools.registry.remove_client(&self.cell.info);
+        self.worker.delist(self.listed);
+        self.cell.to_client.close();
+        if let Some(mut server) = self.server.take() {
+            server.is_midway = true;
+            self.cell.to_server.close();
+            self.member.pool.close(ServerState::Active, server, "client disconnect while server was not ready");
+        }
+    }
+}

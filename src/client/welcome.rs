@@ -1,0 +1,130 @@
+//! The end of a login: what the server itself would say to a new client.
+
+use std::future::poll_fn;
+use std::sync::Arc;
+
+use pgweir_config::Config;
+use pgweir_proto::client_error::ClientError;
+use pgweir_proto::error_response::{ErrorResponse, Severity};
+use pgweir_proto::sqlstate::SqlState;
+use pgweir_proto::{auth as auth_message, backend, console};
+use tokio::io::AsyncWriteExt;
+
+use super::end::{End, parameters_error};
+use super::login::Refused;
+use super::session::Session;
+use crate::pools::Got;
+use crate::server::parameters::{APPLICATION_NAME, Parameters, Tracked};
+
+/// Tells the client that it is in, as the server itself would.
+pub(super) async fn welcome(session: &mut Session, config: &Config) -> Result<(), Refused> {
+    poll_fn(|cx| {
+        session.cell.set_waker(cx.waker());
+        std::task::Poll::Ready(())
+    })
+    .await;
+    let mut notices = Vec::new();
+    let pool = Arc::clone(&session.member.pool);
+    let (spelled, is_known) = pool.spell(&session.parameters);
+    if is_known {
+        session.parameters = spelled;
+    }
+    if !is_known {
+        ask_idle_server(session, &mut notices).await?;
+    }
+    let welcome = loop {
+        match pool.welcome() {
+            Some(welcome) => break welcome,
+            None => ask_server(session, &mut notices).await?,
+        }
+    };
+    session.asked = session.parameters.clone();
+    session.parameters = session.parameters.or(&tracked_of(&welcome.parameters, &session.pools.tracked));
+    let mut out = Vec::with_capacity(512);
+    auth_message::authentication_ok(&mut out);
+    out.append(&mut notices);
+    let tracked = &session.pools.tracked;
+    for (name, value) in &welcome.parameters {
+        let own = tracked.position(name).and_then(|position| session.parameters.get(position));
+        console::parameter_status(&mut out, name, own.map_or(value.as_str(), |own| own));
+    }
+    let info = &session.cell.info;
+    info.set_application_name(session.parameters.get(APPLICATION_NAME));
+    info.key().backend_key_data(&mut out);
+    if let Some(message) = config.settings.login_notify_message.as_deref().filter(|m| !m.is_empty()) {
+        ErrorResponse::new(Severity::Notice, SqlState::SUCCESSFUL_COMPLETION, message).notice(&mut out);
+    }
+    console::ready_for_query(&mut out, backend::TransactionStatus::Idle);
+    info.set_request_us(crate::net::clock::now_us());
+    pool.stats(session.worker.id).client_logins.add(1);
+    session.stream.write_all(&out).await.map_err(|e| Refused::Gone(e.to_string()))
+}
+
+/// What a server reports of the tracked parameters.
+fn tracked_of(reported: &[(String, String)], tracked: &Tracked) -> Parameters {
+    let note = |set: Parameters, (name, value): &(String, String)| match tracked.position(name) {
+        Some(position) => set.with(position, value),
+        None => set,
+    };
+    reported.iter().fold(Parameters::none(tracked), note)
+}
+
+/// Gets a server, to learn what it says at login.
+async fn ask_server(session: &mut Session, notices: &mut Vec<u8>) -> Result<(), Refused> {
+    let pool = Arc::clone(&session.member.pool);
+    if let Some(error) = pool.cached_refusal() {
+        return Err(error.into());
+    }
+    let served = match pool.checkout(session.worker.id, session.worker.now_us()) {
+        Got::Server(server) => {
+            session.link(server);
+            Ok(())
+        }
+        Got::Wait(key) => session.wait(key).await,
+    };
+    learn(session, served, notices).await
+}
+
+/// Learns what servers make of the parameters, if a server is free. If not, the client is told
+/// its own spelling: that is no reason to make it wait.
+async fn ask_idle_server(session: &mut Session, notices: &mut Vec<u8>) -> Result<(), Refused> {
+    let pool = Arc::clone(&session.member.pool);
+    if pool.counts().idle == 0 {
+        return Ok(());
+    }
+    match pool.checkout(session.worker.id, session.worker.now_us()) {
+        Got::Server(server) => {
+            session.link(server);
+            learn(session, Ok(()), notices).await
+        }
+        Got::Wait(key) => {
+            pool.abandon(key);
+            Ok(())
+        }
+    }
+}
+
+/// Sets the client's parameters on the server that it is linked to, notes what the server made
+/// of them, and gives it back.
+async fn learn(session: &mut Session, served: Result<(), End>, notices: &mut Vec<u8>) -> Result<(), Refused> {
+    if let Some(server) = &mut session.server {
+        notices.append(&mut server.notices);
+    }
+    let asked = session.parameters.clone();
+    let applied = match served {
+        Ok(()) => session.apply_parameters().await,
+        Err(end) => Err(end),
+    };
+    match applied {
+        Ok(()) => {
+            session.member.pool.learn_spelling(&asked, &session.parameters);
+            session.release();
+            Ok(())
+        }
+        Err(End::ClientEof | End::ClientFailed(_)) => Err(Refused::Gone("client unexpected eof".into())),
+        Err(End::Killed(kill)) => Err(kill.error.into()),
+        Err(End::Error(error)) => Err(error.into()),
+        Err(End::ParametersFailed(error)) => Err(parameters_error(&error).into()),
+        Err(_) => Err(ClientError::ServerCrashed.into()),
+    }
+}

@@ -1,0 +1,29 @@
+//! What the console and signals ask of the process as a whole; carried out in one place.
+
+use std::sync::Arc;
+
+use pgweir_config::Config;
+use tokio::sync::oneshot;
+
+/// How to end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Shutdown {
+    /// SHUTDOWN, SIGTERM with clients waited for, SIGINT: the names of PgBouncer 1.25.
+    Immediate,
+    /// SHUTDOWN WAIT_FOR_SERVERS: when no server is in use any more.
+    WaitForServers,
+    /// SHUTDOWN WAIT_FOR_CLIENTS: when the last client has gone.
+    WaitForClients,
+}
+
+/// A request to the process.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Read the configuration again; answered when it is in force, or with why it is not.
+    Reload(oneshot::Sender<Result<(), String>>),
+    /// Put this in force, for SET; answered when it is.
+    Configure(Arc<Config>, oneshot::Sender<()>),
+    Shutdown(Shutdown),
+}
+
+pub(crate) type Commands = tokio::sync::mpsc::UnboundedSender<Command>;

@@ -1,0 +1,178 @@
+//! The workers as a crew: started, given clients, and more of them while they are busy.
+
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use pgweir_config::{Settings, Workers};
+use tokio::runtime::{Builder, LocalOptions};
+use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+
+use crate::client::{self, ClientSlot, Clients, timeouts};
+use crate::log::log_at;
+use crate::net::outbox::Outbox;
+use crate::net::ring::Ring;
+use crate::net::stream::Detached;
+use crate::registry::Ends;
+use crate::relay::RequestLimits;
+use crate::worker::{Load, Placed, Worker};
+
+/// A worker that is busy for this share of the time (in percent) while others could run gets
+/// company. A second worker costs wake-ups, so not before the first is nearly full.
+const BUSY_PERCENT: u64 = 85;
+
+/// How often that is looked at, and how often in a row it must hold.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+const LOOKS: u32 = 3;
+
+/// What a worker is sent.
+enum ToWorker {
+    Client {
+        socket: Detached,
+        ends: Ends,
+        slot: ClientSlot,
+        placed: Placed,
+    },
+    /// A reload has changed them.
+    Limits(RequestLimits),
+}
+
+#[derive(Clone)]
+struct Member {
+    send: UnboundedSender<ToWorker>,
+    load: Arc<Load>,
+}
+
+/// All workers.
+pub(crate) struct Crew {
+    members: Mutex<Vec<Member>>,
+    clients: Arc<Clients>,
+    io_uring: bool,
+    max: usize,
+}
+
+pub(crate) fn request_limits(settings: &Settings) -> RequestLimits {
+    RequestLimits { max_packet_size: settings.max_packet_size as usize, disable_pqexec: settings.disable_pqexec }
+}
+
+/// How many workers there are at first, and at the most.
+pub(crate) fn size(settings: &Settings) -> (usize, usize) {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    match settings.workers {
+        Workers::Auto => (1, cores),
+        Workers::Count(n) => (n as usize, n as usize),
+    }
+}
+
+impl Crew {
+    pub(crate) fn start(clients: Arc<Clients>) -> std::io::Result<Arc<Crew>> {
+        let config = clients.pools.config();
+        let (first, max) = size(&config.settings);
+        let crew = Crew { members: Mutex::default(), clients, io_uring: config.settings.io_uring, max };
+        for _ in 0..first {
+            crew.add()?;
+        }
+        Ok(Arc::new(crew))
+    }
+
+    fn members(&self) -> std::sync::MutexGuard<'_, Vec<Member>> {
+        self.members.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Starts one more worker.
+    fn add(&self) -> std::io::Result<()> {
+        let mut members = self.members();
+        let id = members.len();
+        let (send, receive) = unbounded_channel();
+        let load = Arc::new(Load::default());
+        let (clients, io_uring, its_load) = (Arc::clone(&self.clients), self.io_uring, Arc::clone(&load));
+        let runtime = move || -> std::io::Result<()> {
+            let runtime = Builder::new_current_thread()
+                .enable_all()
+                .on_thread_park(Worker::on_park)
+                .on_thread_unpark(Worker::on_unpark)
+                .build_local(LocalOptions::default())?;
+            runtime.block_on(work(id, clients, io_uring, its_load, receive));
+            Ok(())
+        };
+        std::thread::Builder::new().name(format!("worker-{id}")).spawn(move || {
+            if let Err(e) = runtime() {
+                log_at!(Fatal, "worker {id} cannot start: {e}");
+            }
+        })?;
+        members.push(Member { send, load });
+        Ok(())
+    }
+
+    /// Gives a new client to the worker with the fewest.
+    pub(crate) fn place(&self, socket: Detached, ends: Ends, slot: ClientSlot) {
+        let members = self.members();
+        let Some(member) = members.iter().min_by_key(|member| member.load.clients()) else { return };
+        let placed = member.load.client();
+        // A worker ends with the process only.
+        let _ = member.send.send(ToWorker::Client { socket, ends, slot, placed });
+    }
+
+    pub(crate) fn set_limits(&self, limits: RequestLimits) {
+        for member in &*self.members() {
+            let _ = member.send.send(ToWorker::Limits(limits));
+        }
+    }
+
+    /// With `workers = auto`, adds workers while those there are busy. Never ends.
+    pub(crate) async fn grow(self: Arc<Self>) {
+        let (mut before, mut busy_looks) = (Vec::new(), 0);
+        let mut ticks = tokio::time::interval(LOOK_EVERY);
+        loop {
+            ticks.tick().await;
+            let now: Vec<u64> = self.members().iter().map(|member| member.load.busy_us()).collect();
+            let full_us = LOOK_EVERY.as_micros() as u64 * BUSY_PERCENT / 100;
+            let is_busy =
+                now.len() == before.len() && now.iter().zip(&before).all(|(now, before)| now - before >= full_us);
+            before = now;
+            busy_looks = if is_busy { busy_looks + 1 } else { 0 };
+            if busy_looks >= LOOKS && before.len() < self.max {
+                busy_looks = 0;
+                match self.add() {
+                    Ok(()) => log_at!(Log, "workers are busy: started one more, now {}", before.len() + 1),
+                    Err(e) => log_at!(Warning, "workers are busy, but no further one can be started: {e}"),
+                }
+            }
+        }
+    }
+}
+
+/// A worker's life.
+async fn work(
+    id: usize,
+    clients: Arc<Clients>,
+    io_uring: bool,
+    load: Arc<Load>,
+    mut receive: UnboundedReceiver<ToWorker>,
+) {
+    let (ring, error) = Ring::new(io_uring);
+    match error {
+        Some(e) => log_at!(Log, "worker {id}: no io_uring ({e}), using plain sends"),
+        None if ring.is_uring() => log_at!(Debug, "worker {id}: sends through io_uring"),
+        None => log_at!(Debug, "worker {id}: plain sends, as io_uring = 0 says"),
+    }
+    let limits = request_limits(&clients.pools.config().settings);
+    let worker = Rc::new(Worker::new(id, Outbox::new(ring), load, limits));
+    worker.install();
+    tokio::task::spawn_local(timeouts::watch(Rc::clone(&worker), Arc::clone(&clients.pools)));
+    while let Some(message) = receive.recv().await {
+        match message {
+            ToWorker::Limits(limits) => worker.limits.set(limits),
+            ToWorker::Client { socket, ends, slot, placed } => match socket.attach() {
+                Ok(stream) => {
+                    let (clients, worker) = (Arc::clone(&clients), Rc::clone(&worker));
+                    tokio::task::spawn_local(async move {
+                        client::serve(clients, worker, stream, ends, slot).await;
+                        drop(placed);
+                    });
+                }
+                Err(e) => log_at!(Warning, "client at {ends} cannot be served: {e}"),
+            },
+        }
+    }
+}

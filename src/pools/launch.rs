@@ -1,0 +1,239 @@
+//! New server connections: when they may be begun, and what they make room with.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use pgweir_config::{Database as Entry, UserSecret};
+
+use super::failing::Failing;
+use super::{Pools, ServerPool};
+use crate::log::log_at;
+use crate::net::clock;
+use crate::net::tcp::TcpOptions;
+use crate::pool::{Permit, ServerState};
+use crate::server::Server;
+use crate::server::connect::{ConnectError, Connected, ServerSecret, Target};
+
+/// A pool without any server gets one of another pool's when it has waited for so long.
+const PATIENCE_EMPTY_US: u64 = 100_000;
+
+/// A pool with servers gets another only when its oldest client waits so much longer than any
+/// of the pool that would give one away: otherwise connections would do nothing but change hands.
+const PATIENCE_US: u64 = 1_000_000;
+
+impl Pools {
+    /// Begins as many logins for `pool` as its waiters need and limits allow.
+    pub(super) fn launch(self: &Arc<Self>, pool: &Arc<ServerPool>) {
+        let now_us = clock::now_us();
+        let allowed = match pool.failing() {
+            None => u32::MAX,
+            Some(failing) if !failing.may_retry(now_us) => 0,
+            // One attempt tells whether the server is back.
+            Some(_) => u32::from(pool.counts().login == 0),
+        };
+        if allowed == 0 {
+            return;
+        }
+        let (n, of_reserve) = pool.core.begin_logins(now_us, allowed);
+        for _ in 0..of_reserve {
+            log_at!(Warning, "{}/{}: taking connection from reserve_pool", pool.database.name, pool.user.name);
+        }
+        self.begin(pool, n, true);
+    }
+
+    /// Begins `n` logins that are counted in already.
+    pub(super) fn begin(self: &Arc<Self>, pool: &Arc<ServerPool>, n: u32, may_evict: bool) {
+        for _ in 0..n {
+            let login = Login { pool: Some(Arc::clone(pool)) };
+            let Some(permits) = self.permits(pool, may_evict) else {
+                // Whoever closes or gives back a server looks for starving pools. One that has
+                // only less than its minimum has clients that wait for nothing.
+                self.starving.fetch_or(may_evict, Ordering::Relaxed);
+                continue;
+            };
+            let (pools, pool) = (Arc::clone(self), Arc::clone(pool));
+            self.control.spawn(async move { pools.log_in(&pool, login, permits).await });
+        }
+    }
+
+    /// Units of the database's and the user's limit, with room made by closing idle servers.
+    fn permits(&self, pool: &Arc<ServerPool>, may_evict: bool) -> Option<[Permit; 2]> {
+        let config = self.config();
+        let of_database = config.max_db_connections(&pool.database.entry());
+        let of_user = config.max_user_connections(&pool.user.name);
+        loop {
+            let Some(first) = pool.database.servers.try_take(of_database) else {
+                if may_evict && self.evict(pool, |other| Arc::ptr_eq(&other.database, &pool.database)) {
+                    continue;
+                }
+                return None;
+            };
+            let Some(second) = pool.user.servers.try_take(of_user) else {
+                drop(first);
+                if may_evict && self.evict(pool, |other| Arc::ptr_eq(&other.user, &pool.user)) {
+                    continue;
+                }
+                return None;
+            };
+            return Some([first, second]);
+        }
+    }
+
+    /// Closes the longest idle server of the pools for which `shares` holds, if there is one.
+    fn evict(&self, pool: &Arc<ServerPool>, shares: impl Fn(&ServerPool) -> bool) -> bool {
+        let mut others = self.pools();
+        others.retain(|other| shares(other) && !Arc::ptr_eq(other, pool));
+        let longest_idle =
+            others.iter().filter_map(|p| Some((p.core.longest_idle()?, p))).min_by_key(|(since, _)| *since);
+        let Some(server) = longest_idle.and_then(|(_, other)| other.core.evict()) else { return false };
+        server.close("evicted");
+        true
+    }
+
+    /// Of the pools that share a limit with `pool` and could grow but for it, the one whose
+    /// oldest client waits longest, and since when.
+    pub(super) fn hungriest(&self, pool: &ServerPool) -> Option<(u64, Arc<ServerPool>)> {
+        let now_us = clock::now_us();
+        let shares = |other: &Arc<ServerPool>| {
+            let same = Arc::ptr_eq(&other.database, &pool.database) || Arc::ptr_eq(&other.user, &pool.user);
+            let may_log_in = || other.failing().is_none_or(|failing| failing.may_retry(now_us));
+            same && !std::ptr::eq(&**other, pool) && other.core.wanted(now_us) > 0 && may_log_in()
+        };
+        let since = |other: Arc<ServerPool>| Some((other.waiting_since_us()?, other));
+        self.pools().into_iter().filter(shares).filter_map(since).min_by_key(|(since_us, _)| *since_us)
+    }
+
+    async fn log_in(&self, pool: &Arc<ServerPool>, login: Login, permits: [Permit; 2]) {
+        let epoch = pool.epoch.load(Ordering::Relaxed);
+        let target = self.target(pool);
+        let done = self.connector.connect(&target, permits).await;
+        let is_current = epoch == pool.epoch.load(Ordering::Relaxed);
+        match done {
+            Ok(Connected { server, .. }) if !is_current => {
+                Box::new(server).close("database configuration changed");
+                drop(login);
+            }
+            Ok(Connected { server, welcome }) => {
+                pool.set_failing(None);
+                if pool.welcome().is_none() {
+                    pool.set_welcome(Some(Arc::new(welcome)));
+                }
+                login.done();
+                pool.give_back(ServerState::Login, Box::new(server), None, clock::now_us());
+                return pool.launch();
+            }
+            Err(_) if !is_current => drop(login),
+            Err(error) => {
+                // Counted out first: whether it was the last hope is judged by what is left.
+                drop(login);
+                self.login_failed(pool, &error);
+            }
+        }
+        pool.freed();
+    }
+
+    fn login_failed(&self, pool: &ServerPool, error: &ConnectError) {
+        let retry_us = self.config().settings.server_login_retry.as_micros() as u64;
+        let failing = Failing::after(pool.failing().as_ref(), error, clock::now_us(), retry_us);
+        let (database, user) = (&pool.database.name, &pool.user.name);
+        log_at!(Warning, "{database}/{user}: no server connection: {error}; {}", error.what_to_do());
+        // Others that log in at the same time may be let in: a limit may allow some.
+        let is_hopeless = failing.refusal().is_some() && pool.counts().total() == 0;
+        pool.set_failing(Some(failing));
+        if is_hopeless {
+            pool.core.turn_away();
+        }
+    }
+
+    fn target(&self, pool: &ServerPool) -> Target {
+        let config = self.config();
+        let entry = pool.database.entry();
+        let named = |name: &str, value: &Option<String>| value.clone().map(|value| (name.to_owned(), value));
+        Target {
+            database: Arc::clone(&pool.database.name),
+            dbname: entry.server_dbname().to_owned(),
+            user: Arc::clone(&pool.user.name),
+            secret: self.secret(&entry, pool),
+            hosts: config.hosts(&entry),
+            port: entry.port,
+            load_balance: entry.load_balance_hosts,
+            startup: [
+                named("client_encoding", &entry.client_encoding),
+                named("datestyle", &entry.datestyle),
+                named("timezone", &entry.timezone),
+                named("application_name", &entry.application_name),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
+            connect_query: entry.connect_query.clone(),
+            tcp: TcpOptions::for_servers(&config.settings),
+            timeout: config.settings.server_connect_timeout,
+        }
+    }
+
+    /// What to log in with: the entry's password, the user's line in the `auth_file`, or what
+    /// the client's own login has shown, if that line alone is of no use.
+    fn secret(&self, entry: &Entry, pool: &ServerPool) -> ServerSecret {
+        if let Some(password) = &entry.password
+            && entry.user.as_deref().is_none_or(|user| user == &*pool.user.name)
+        {
+            return ServerSecret::Plain(password.clone());
+        }
+        match self.config().userlist.get(&pool.user.name) {
+            Some(UserSecret::Plain(password)) => ServerSecret::Plain(password.clone()),
+            Some(UserSecret::Md5(hash)) => match pool.learned_secret() {
+                ServerSecret::None => ServerSecret::Md5(hash.clone()),
+                learned => learned,
+            },
+            Some(UserSecret::Scram(_) | UserSecret::Empty) | None => pool.learned_secret(),
+        }
+    }
+}
+
+/// A login that has been counted in; it is counted out if it is dropped before it is done.
+struct Login {
+    /// `None` once it is done.
+    pool: Option<Arc<ServerPool>>,
+}
+
+impl Login {
+    /// It has become a server, which is counted from here on.
+    fn done(mut self) {
+        self.pool = None;
+    }
+}
+
+impl Drop for Login {
+    fn drop(&mut self) {
+        if let Some(pool) = &self.pool {
+            pool.core.closed(ServerState::Login);
+        }
+    }
+}
+
+impl ServerPool {
+    /// Another pool of this database needs a place more than anybody here.
+    pub(super) fn must_yield(&self, server: &Server, now_us: u64) -> bool {
+        // It was made for somebody here: making it was worth that much use at least.
+        if now_us < server.info.connect_us + PATIENCE_EMPTY_US {
+            return false;
+        }
+        let Some(pools) = self.pools.upgrade() else { return false };
+        let Some((theirs_us, other)) = pools.hungriest(self) else { return false };
+        match self.waiting_since_us() {
+            None => true,
+            Some(_) if other.counts().total() == 0 => theirs_us + PATIENCE_EMPTY_US < now_us,
+            Some(ours_us) => theirs_us + PATIENCE_US < ours_us,
+        }
+    }
+
+    /// A place under the shared limits is free: the pool that waits longest may use it.
+    pub(super) fn feed_others(&self) {
+        let Some(pools) = self.pools.upgrade() else { return };
+        match pools.hungriest(self) {
+            Some((_, other)) => other.launch(),
+            None => self.starving.store(false, Ordering::Relaxed),
+        }
+    }
+}

@@ -1,0 +1,229 @@
+//! All pools by database and user, and what they share: the configuration in force, limits
+//! over several pools, the making of connections.
+
+pub(crate) mod entries;
+mod failing;
+mod janitor;
+mod launch;
+mod policy;
+mod reload;
+mod server_pool;
+mod spelling;
+pub(crate) mod stats;
+mod testing;
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+
+use pgweir_config::Config;
+use tokio::runtime::Handle;
+
+use crate::control::Shutdown;
+use crate::log::log_at;
+use crate::registry::Registry;
+use crate::server::connect::Connector;
+use crate::server::parameters::Tracked;
+use entries::{Database, User};
+pub(crate) use server_pool::{Got, ServerPool, Waited};
+use stats::Ledger;
+
+/// Everything that is pooled.
+pub(crate) struct Pools {
+    /// The configuration in force; replaced whole.
+    config: RwLock<Arc<Config>>,
+    /// Protects the maps; looked at when a client logs in, by the janitor and the console.
+    maps: Mutex<Maps>,
+    pub(crate) registry: Arc<Registry>,
+    pub(crate) tracked: Arc<Tracked>,
+    pub(crate) connector: Connector,
+    pub(crate) ledger: Ledger,
+    /// The runtime beside the data path.
+    pub(crate) control: Handle,
+    /// How many workers there are at the most.
+    pub(crate) workers: usize,
+    /// Some pool may be waiting for a place under a limit that it shares with others.
+    starving: Arc<AtomicBool>,
+    /// PAUSE without a database.
+    paused: AtomicBool,
+    /// SHUTDOWN has begun: no new clients.
+    shutdown: Mutex<Option<Shutdown>>,
+}
+
+#[derive(Default)]
+struct Maps {
+    pools: BTreeMap<(Arc<str>, Arc<str>), Arc<ServerPool>>,
+    databases: BTreeMap<Arc<str>, Arc<Database>>,
+    users: HashMap<Arc<str>, Arc<User>>,
+}
+
+/// A client's place in a pool.
+pub(crate) struct Membership {
+    pub(crate) pool: Arc<ServerPool>,
+}
+
+impl Drop for Membership {
+    fn drop(&mut self) {
+        self.pool.client_went();
+    }
+}
+
+impl Pools {
+    pub(crate) fn new(
+        config: Arc<Config>,
+        registry: Arc<Registry>,
+        tracked: Arc<Tracked>,
+        connector: Connector,
+        control: Handle,
+        workers: usize,
+    ) -> Arc<Pools> {
+        let pools = Pools {
+            config: RwLock::new(config),
+            maps: Mutex::default(),
+            registry,
+            tracked,
+            connector,
+            ledger: Ledger::default(),
+            control,
+            workers,
+            starving: Arc::default(),
+            paused: AtomicBool::new(false),
+            shutdown: Mutex::new(None),
+        };
+        let config = pools.config();
+        for name in config.databases.keys() {
+            pools.database(name);
+        }
+        Arc::new(pools)
+    }
+
+    pub(crate) fn config(&self) -> Arc<Config> {
+        Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn maps(&self) -> MutexGuard<'_, Maps> {
+        self.maps.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The database that a client asks for by this name, if there is one or `*` makes one.
+    pub(crate) fn database(&self, name: &str) -> Option<Arc<Database>> {
+        if let Some(known) = self.maps().databases.get(name) {
+            return Some(Arc::clone(known));
+        }
+        let config = self.config();
+        let entry = config.database(name)?;
+        let database = Arc::new(Database::new(entry));
+        if !config.databases.contains_key(name) {
+            log_at!(Log, "registered new auto-database: {name}");
+        }
+        let mut maps = self.maps();
+        let known = maps.databases.entry(Arc::clone(&database.name)).or_insert(database);
+        Some(Arc::clone(known))
+    }
+
+    pub(crate) fn user(&self, name: &str) -> Arc<User> {
+        let mut maps = self.maps();
+        if let Some(known) = maps.users.get(name) {
+            return Arc::clone(known);
+        }
+        let user = Arc::new(User::new(name));
+        maps.users.insert(Arc::clone(&user.name), Arc::clone(&user));
+        user
+    }
+
+    /// Makes a client a member of the pool of a database and the user that its servers are
+    /// logged in as. A pool with members is not forgotten.
+    pub(crate) fn join(self: &Arc<Self>, database: &Arc<Database>, user: &str) -> Membership {
+        let user = self.user(user);
+        let key = (Arc::clone(&database.name), Arc::clone(&user.name));
+        let fresh = || Arc::new(ServerPool::new(self, Arc::clone(database), user));
+        // Counted under the lock under which unused pools are forgotten.
+        let mut maps = self.maps();
+        let known = maps.pools.get(&key).cloned();
+        let pool = known.unwrap_or_else(|| {
+            let pool = fresh();
+            maps.pools.insert(key, Arc::clone(&pool));
+            pool
+        });
+        pool.client_came();
+        Membership { pool }
+    }
+
+    /// All pools, by database and user.
+    pub(crate) fn pools(&self) -> Vec<Arc<ServerPool>> {
+        self.maps().pools.values().cloned().collect()
+    }
+
+    /// All databases that are configured or in use, by name.
+    pub(crate) fn databases(&self) -> Vec<Arc<Database>> {
+        self.maps().databases.values().cloned().collect()
+    }
+
+    /// All users that have been seen, by name.
+    pub(crate) fn users(&self) -> Vec<Arc<User>> {
+        let mut users: Vec<_> = self.maps().users.values().cloned().collect();
+        users.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+        users
+    }
+
+    pub(crate) fn is_paused(&self) -> bool {
+        self.paused.load(Ordering::Relaxed)
+    }
+
+    /// How the process is about to end, if it is.
+    pub(crate) fn shutdown(&self) -> Option<Shutdown> {
+        *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn begin_shutdown(&self, how: Shutdown) {
+        *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+        if how == Shutdown::WaitForServers {
+            self.pause(None);
+        }
+    }
+
+    /// PAUSE: closes idle servers and hands out none, of one database or of all.
+    pub(crate) fn pause(&self, database: Option<&Database>) {
+        match database {
+            Some(database) => database.set_paused(true),
+            None => self.paused.store(true, Ordering::Relaxed),
+        }
+        for pool in self.pools_of(database) {
+            pool.pause();
+        }
+    }
+
+    /// RESUME after PAUSE; false if there was nothing to resume.
+    pub(crate) fn resume(&self, database: Option<&Database>) -> bool {
+        let was_paused = match database {
+            Some(database) => {
+                let was = database.is_paused();
+                database.set_paused(false);
+                was
+            }
+            None => self.paused.swap(false, Ordering::Relaxed),
+        };
+        for pool in self.pools_of(database) {
+            if !self.is_paused() && !pool.database.is_paused() {
+                pool.resume();
+            }
+        }
+        was_paused
+    }
+
+    /// Servers that PAUSE still waits for.
+    pub(crate) fn in_use(&self, database: Option<&Database>) -> u32 {
+        // One that logs in will be closed, but until then its server knows of it.
+        let busy = |pool: &Arc<ServerPool>| {
+            let counts = pool.counts();
+            counts.total() - counts.idle
+        };
+        self.pools_of(database).iter().map(busy).sum()
+    }
+
+    fn pools_of(&self, database: Option<&Database>) -> Vec<Arc<ServerPool>> {
+        let mut pools = self.pools();
+        pools.retain(|pool| database.is_none_or(|d| d.name == pool.database.name));
+        pools
+    }
+}

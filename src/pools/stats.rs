@@ -1,0 +1,168 @@
+//! What is counted per pool: a set of cells per worker, each written by that worker alone, so
+//! that counting is a plain addition; they are summed when somebody looks.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+pub(crate) struct Counter(AtomicU64);
+
+impl Counter {
+    /// Only the worker that owns the cell may call this: it is no atomic addition.
+    #[inline]
+    pub(crate) fn add(&self, n: u64) {
+        self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+}
+
+macro_rules! stats {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// The counters of one worker for one pool. Aligned so that two workers share no cache line.
+        #[derive(Debug, Default)]
+        #[repr(align(128))]
+        pub(crate) struct Stats {
+            $($(#[$doc])* pub(crate) $name: Counter,)*
+        }
+
+        /// Their sums over workers, pools, or a stretch of time.
+        #[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
+        pub(crate) struct Totals {
+            $($(#[$doc])* pub(crate) $name: u64,)*
+        }
+
+        impl Totals {
+            pub(crate) fn add(&mut self, stats: &Stats) {
+                $(self.$name += stats.$name.0.load(Ordering::Relaxed);)*
+            }
+
+            pub(crate) fn plus(self, other: Totals) -> Totals {
+                Totals { $($name: self.$name + other.$name,)* }
+            }
+
+            /// What came since `before`.
+            pub(crate) fn since(self, before: Totals) -> Totals {
+                Totals { $($name: self.$name.saturating_sub(before.$name),)* }
+            }
+        }
+    };
+}
+
+stats! {
+    /// Times that a client was given a server.
+    server_assignments,
+    xacts,
+    queries,
+    /// Bytes from clients.
+    received,
+    /// Bytes from servers.
+    sent,
+    xact_time_us,
+    query_time_us,
+    /// Time that clients waited for a server.
+    wait_time_us,
+    client_parses,
+    server_parses,
+    binds,
+    client_logins,
+}
+
+/// The counters of all pools, also of those that are gone: no sum ever falls.
+#[derive(Debug, Default)]
+pub(crate) struct Ledger {
+    /// Looked at by the console and the statistics, and when a pool is made.
+    books: Mutex<Books>,
+}
+
+#[derive(Debug, Default)]
+struct Books {
+    /// Counters that a pool may still add to, by database.
+    open: Vec<(Arc<str>, Arc<[Stats]>)>,
+    /// Sums of pools that are gone, by database.
+    settled: BTreeMap<Arc<str>, Totals>,
+    /// Sums of databases that nobody knows any more.
+    nameless: Totals,
+}
+
+/// What all pools have counted so far.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Sums {
+    pub(crate) databases: BTreeMap<Arc<str>, Totals>,
+    /// Over all databases, also those that are gone.
+    pub(crate) all: Totals,
+}
+
+impl Ledger {
+    /// Counters for a new pool, one set per worker.
+    pub(super) fn open(&self, database: &Arc<str>, workers: usize) -> Arc<[Stats]> {
+        let stats: Arc<[Stats]> = (0..workers).map(|_| Stats::default()).collect();
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        books.open.push((Arc::clone(database), Arc::clone(&stats)));
+        stats
+    }
+
+    /// Databases without a pool for which `is_known` does not hold lose their own sums: their
+    /// names may come from clients, and must not pile up.
+    pub(crate) fn sums(&self, is_known: impl Fn(&str) -> bool) -> Sums {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let Books { open, settled, nameless } = &mut *books;
+        open.retain_mut(|(database, stats)| {
+            // Nobody else holds them: what they say is final.
+            let is_final = Arc::get_mut(stats).is_some();
+            if is_final {
+                settled.entry(Arc::clone(database)).or_default().add_all(stats);
+            }
+            !is_final
+        });
+        settled.retain(|database, totals| {
+            let keep = is_known(database) || open.iter().any(|(name, _)| name == database);
+            if !keep {
+                *nameless = nameless.plus(*totals);
+            }
+            keep
+        });
+        let mut databases = settled.clone();
+        for (database, stats) in open {
+            databases.entry(Arc::clone(database)).or_default().add_all(stats);
+        }
+        let all = databases.values().fold(*nameless, |sum, totals| sum.plus(*totals));
+        Sums { databases, all }
+    }
+}
+
+impl Totals {
+    pub(crate) fn add_all(&mut self, workers: &[Stats]) {
+        workers.iter().for_each(|stats| self.add(stats));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sums_outlive_their_pools() {
+        let ledger = Ledger::default();
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        let (first, second) = (ledger.open(&a, 2), ledger.open(&a, 2));
+        let other = ledger.open(&b, 1);
+        first[0].queries.add(1);
+        first[1].queries.add(2);
+        second[0].queries.add(4);
+        other[0].queries.add(8);
+        let queries = |known: &[&str]| {
+            let sums = ledger.sums(|name| known.contains(&name));
+            let databases: Vec<_> = sums.databases.iter().map(|(name, t)| (name.to_string(), t.queries)).collect();
+            (databases, sums.all.queries)
+        };
+        let both = vec![("a".to_owned(), 7), ("b".to_owned(), 8)];
+        assert_eq!(queries(&[]), (both.clone(), 15));
+        drop((first, other));
+        assert_eq!(queries(&["a", "b"]), (both.clone(), 15));
+        second[0].queries.add(1);
+        assert_eq!(queries(&[]), (vec![("a".to_owned(), 8)], 16));
+        drop(second);
+        assert_eq!(queries(&[]), (vec![], 16));
+    }
+}

@@ -1,0 +1,48 @@
+//! This process as the system sees it: its user, its limits, its pidfile, and whether it runs in the background.
+
+pub(crate) mod daemon;
+pub(crate) mod limits;
+pub(crate) mod pidfile;
+pub(crate) mod user;
+
+use std::path::PathBuf;
+
+use pgweir_config::{Loaded, Source};
+
+use daemon::Background;
+use pidfile::{Pidfile, PidfileError};
+
+/// What `--version` and `SHOW VERSION` print; PgBouncer's users expect the two to be the same.
+pub(crate) const VERSION: &str = concat!("pgweir ", env!("CARGO_PKG_VERSION"), " (compatible with PgBouncer 1.25)");
+
+/// What the command line decided, for the process that is to serve.
+pub(crate) struct Options {
+    /// Read again at a RELOAD.
+    pub(crate) source: Source,
+    /// What `source` held at the start.
+    pub(crate) loaded: Loaded,
+    /// Whether stderr is none of the log's targets: so with `-q`, and in the background.
+    pub(crate) quiet: bool,
+    /// How often `-v` was given. As in PgBouncer it counts where the setting `verbose` says nothing.
+    pub(crate) verbose: u32,
+    pub(crate) launch: Launch,
+}
+
+/// What is left to do when clients can connect.
+pub(crate) struct Launch {
+    pub(crate) pidfile: Option<PathBuf>,
+    /// None: in the foreground.
+    pub(crate) background: Option<Background>,
+}
+
+impl Launch {
+    /// Writes the pidfile and lets the command that started us in the background end with success. To be called when clients can
+    /// connect; what it returns is to be kept until they cannot any more.
+    pub(crate) fn ready(self) -> Result<Option<Pidfile>, PidfileError> {
+        let pidfile = self.pidfile.map(Pidfile::create).transpose()?;
+        if let Some(background) = self.background {
+            background.ready();
+        }
+        Ok(pidfile)
+    }
+}

@@ -1,0 +1,295 @@
+//! Making server connections: host, address, socket, login, `connect_query`.
+
+mod dial;
+mod error;
+#[cfg(test)]
+mod tests;
+mod turns;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use pgweir_config::{HostAddr, LoadBalanceHosts, Settings};
+use pgweir_proto::cancel::CancelKey;
+use pgweir_proto::frontend::TERMINATE_MESSAGE;
+
+use super::hosts::Hosts;
+use super::login::{Credentials, Greeting, KeyCache, Login, Wire};
+pub(crate) use super::login::{ServerSecret, Welcome};
+use super::parameters::{Parameters, Tracked};
+use super::query::{self, QueryError};
+use super::{Server, Socket};
+use crate::log::{self, Topic, log_at};
+use crate::net::clock;
+use crate::net::stream::Stream;
+use crate::net::tcp::TcpOptions;
+use crate::pool::Permit;
+use crate::registry::{Address, Ends, Registry, ServerInfo};
+use crate::relay::{Outstanding, Replies};
+pub(crate) use dial::dial;
+pub(crate) use error::{ConnectError, Step};
+use turns::Turns;
+
+/// All that is needed to make one connection.
+#[derive(Debug)]
+pub(crate) struct Target {
+    /// The pool's database, for the log.
+    pub(crate) database: Arc<str>,
+    /// The database's name on the server.
+    pub(crate) dbname: String,
+    pub(crate) user: Arc<str>,
+    pub(crate) secret: ServerSecret,
+    pub(crate) hosts: Vec<HostAddr>,
+    pub(crate) port: u16,
+    pub(crate) load_balance: LoadBalanceHosts,
+    /// Parameters that the database's entry asks for.
+    pub(crate) startup: Vec<(String, String)>,
+    pub(crate) connect_query: Option<String>,
+    pub(crate) tcp: TcpOptions,
+    /// For everything from the host's name to the end of `connect_query`; zero is no limit.
+    pub(crate) timeout: Duration,
+}
+
+/// A connection that nobody has used yet, its socket with no runtime.
+#[derive(Debug)]
+pub(crate) struct Connected {
+    pub(crate) server: Server,
+    pub(crate) welcome: Welcome,
+}
+
+/// Makes the server connections of the process. Runs on the runtime beside the data path.
+pub(crate) struct Connector {
+    registry: Arc<Registry>,
+    tracked: Arc<Tracked>,
+    pub(crate) hosts: Arc<Hosts>,
+    keys: KeyCache,
+    turns: Turns,
+}
+
+impl Connector {
+    pub(crate) fn new(registry: Arc<Registry>, tracked: Arc<Tracked>, settings: &Settings) -> Connector {
+        Connector::with_hosts(registry, tracked, Hosts::new(settings), settings)
+    }
+
+    fn with_hosts(registry: Arc<Registry>, tracked: Arc<Tracked>, hosts: Arc<Hosts>, settings: &Settings) -> Connector {
+        let connector = Connector { registry, tracked, hosts, keys: KeyCache::default(), turns: Turns::default() };
+        connector.configure(settings);
+        connector
+    }
+
+    /// Takes the settings that are the same for all connections: at the start and at a reload.
+    pub(crate) fn configure(&self, settings: &Settings) {
+        self.hosts.configure(settings);
+    }
+
+    /// Connects to the first host that takes us in and logs in. The permits go with the
+    /// connection, or are given back if there is none.
+    pub(crate) async fn connect(&self, target: &Target, permits: [Permit; 2]) -> Result<Connected, ConnectError> {
+        let mut attempt = Attempt::new(self, target);
+        let limit = if target.timeout.is_zero() { Duration::MAX } else { target.timeout };
+        let made = tokio::time::timeout(limit, attempt.make(permits)).await;
+        let made = made.unwrap_or_else(|_| Err(ConnectError::Timeout(attempt.step.clone())));
+        if let Err(error) = &made {
+            attempt.log_closing(error);
+        }
+        made
+    }
+}
+
+/// What log lines of a server connection begin with.
+struct Prefix<'a> {
+    id: u64,
+    target: &'a Target,
+    /// The server's address, or as much as is known of it.
+    at: String,
+}
+
+impl fmt::Display for Prefix<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Prefix { id, target: Target { database, user, .. }, at } = self;
+        write!(f, "S-{id:#x}: {database}/{user}@{at}")
+    }
+}
+
+/// A connection being made.
+struct Attempt<'a> {
+    connector: &'a Connector,
+    target: &'a Target,
+    prefix: Prefix<'a>,
+    start_us: u64,
+    /// `None`: as long as it takes.
+    deadline: Option<Instant>,
+    step: Step,
+}
+
+/// A login that worked.
+struct Session {
+    stream: Stream,
+    ends: Ends,
+    address: Address,
+    greeting: Greeting,
+}
+
+impl<'a> Attempt<'a> {
+    fn new(connector: &'a Connector, target: &'a Target) -> Attempt<'a> {
+        let at = target.hosts.first().map_or_else(String::new, |host| format!("{host}:{}", target.port));
+        Attempt {
+            connector,
+            target,
+            prefix: Prefix { id: connector.registry.next_server_id(), target, at: at.clone() },
+            start_us: clock::now_us(),
+            deadline: (!target.timeout.is_zero()).then(|| Instant::now() + target.timeout),
+            step: Step::Connecting(at),
+        }
+    }
+
+    async fn make(&mut self, permits: [Permit; 2]) -> Result<Connected, ConnectError> {
+        let (host, session) = self.log_in_anywhere().await?;
+        let mut welcome = session.greeting.welcome.clone();
+        let mut server = self.server(session, permits);
+        if let Some(sql) = &self.target.connect_query {
+            self.step = Step::Querying(server.info.address.to_string());
+            let note = |name: &str, value: &str| welcome.set(name, value);
+            let done = query::exchange(&mut server, &self.connector.tracked, sql, note).await;
+            if let Err(error @ QueryError::Server(_)) = done {
+                // As in PgBouncer, a mistake in it keeps nobody from the database.
+                log_at!(Warning, "{} connect_query failed, going on without it: {error}", self.prefix);
+            } else if let Err(error) = done {
+                // If the socket does not take it, its end says the same.
+                let _ = server.stream().try_write(&TERMINATE_MESSAGE);
+                return Err(ConnectError::Query(error));
+            }
+        }
+        let failed = |error| ConnectError::Connect { address: server.info.address.clone(), error };
+        server.socket = match std::mem::replace(&mut server.socket, Socket::Gone) {
+            Socket::Attached(stream) => Socket::Detached(stream.detach().map_err(failed)?),
+            other => other,
+        };
+        if let HostAddr::Tcp(name) = host {
+            self.connector.hosts.note_server(name, &server.info);
+        }
+        self.connector.registry.add_server(&server.info);
+        Ok(Connected { server, welcome })
+    }
+
+    /// Tries the hosts until one takes us in, and the addresses of each.
+    async fn log_in_anywhere(&mut self) -> Result<(&'a HostAddr, Session), ConnectError> {
+        let Target { hosts, port, load_balance, .. } = self.target;
+        let mut turn = self.connector.turns.begin(hosts, *port, *load_balance);
+        let mut last = ConnectError::NoHost;
+        for (tried, host) in turn.order(hosts).enumerate() {
+            if tried > 0 {
+                self.log_given_up(&last, host);
+            }
+            match self.log_in_at_host(host, hosts.len() - tried - 1).await {
+                Ok(session) => {
+                    turn.worked(tried);
+                    return Ok((host, session));
+                }
+                Err(error) if error.is_about_host() => last = error,
+                Err(error) => return Err(error),
+            }
+        }
+        Err(last)
+    }
+
+    /// An attempt has failed and the next is on its way.
+    fn log_given_up(&self, error: &ConnectError, next: &dyn std::fmt::Display) {
+        log_at!(Warning, "{} {error}; trying {next}", self.prefix);
+        self.log_closing(error);
+    }
+
+    fn log_closing(&self, error: &ConnectError) {
+        if log::is_wanted(Topic::Disconnections) {
+            let age_s = clock::now_us().saturating_sub(self.start_us) / 1_000_000;
+            log_at!(Log, "{} closing because: {} (age={age_s}s)", self.prefix, error.reason());
+        }
+    }
+
+    /// `others` is how many hosts are left besides this one.
+    async fn log_in_at_host(&mut self, host: &HostAddr, others: usize) -> Result<Session, ConnectError> {
+        let port = self.target.port;
+        self.prefix.at = format!("{host}:{port}");
+        let addresses = match host {
+            HostAddr::Unix(directory) => vec![Address::Unix(format!("{directory}/.s.PGSQL.{port}").into())],
+            HostAddr::Tcp(name) => {
+                self.step = Step::Resolving(name.clone());
+                let found = self.connector.hosts.resolve(name).await;
+                let found = found.map_err(|why| ConnectError::Resolve { host: name.clone(), why })?;
+                found.into_iter().map(|ip| Address::Tcp((ip, port).into())).collect()
+            }
+        };
+        let mut last = ConnectError::NoHost;
+        for (tried, address) in addresses.iter().enumerate() {
+            if tried > 0 {
+                self.log_given_up(&last, address);
+            }
+            match self.log_in_at(address, addresses.len() - tried + others).await {
+                Err(error) if error.is_about_host() => last = error,
+                done => return done,
+            }
+        }
+        Err(last)
+    }
+
+    /// `left` is how many addresses are left to try, this one included: none may use up the time
+    /// that the others need to connect.
+    async fn log_in_at(&mut self, address: &Address, left: usize) -> Result<Session, ConnectError> {
+        let (target, connector) = (self.target, self.connector);
+        self.prefix.at = address.to_string();
+        self.step = Step::Connecting(self.prefix.at.clone());
+        let share = |deadline: Instant| deadline.saturating_duration_since(Instant::now()) / left as u32;
+        let dialled =
+            tokio::time::timeout(self.deadline.map_or(Duration::MAX, share), dial(address, Some(&target.tcp))).await;
+        let failed = |error| ConnectError::Connect { address: address.clone(), error };
+        let stream = dialled.map_err(|_| ConnectError::Timeout(self.step.clone()))?.map_err(failed)?;
+        let ends = dial::ends(&stream, target.port).map_err(failed)?;
+        self.prefix.at = ends.to_string();
+        if log::is_wanted(Topic::Connections) {
+            match &ends {
+                Ends::Tcp { local, .. } => log_at!(Log, "{} new connection to server (from {local})", self.prefix),
+                Ends::Unix { .. } => log_at!(Log, "{} new connection to server", self.prefix),
+            }
+        }
+        self.step = Step::LoggingIn(address.to_string());
+        let mut wire = Wire::new(stream);
+        let Target { user, dbname, secret, startup, .. } = target;
+        let credentials = Credentials { user, dbname, secret, startup };
+        let login =
+            Login { wire: &mut wire, credentials, keys: &connector.keys, prefix: &self.prefix, notices: Vec::new() };
+        let greeting = login.run().await.map_err(ConnectError::Login)?;
+        Ok(Session { stream: wire.into_stream(), ends, address: address.clone(), greeting })
+    }
+
+    fn server(&self, session: Session, permits: [Permit; 2]) -> Server {
+        let Session { stream, ends, address, greeting } = session;
+        let Connector { registry, tracked, .. } = self.connector;
+        let mut parameters = Parameters::none(tracked);
+        for (name, value) in &greeting.welcome.parameters {
+            if let Some(position) = tracked.position(name) {
+                parameters = parameters.with(position, value);
+            }
+        }
+        let (user, database) = (Arc::clone(&self.target.user), Arc::clone(&self.target.database));
+        let cancel_key = greeting.cancel_key.unwrap_or_else(no_key);
+        let info = ServerInfo::new(self.prefix.id, ends, address, user, database, cancel_key, self.start_us);
+        Server {
+            socket: Socket::Attached(stream),
+            outstanding: Outstanding::new(),
+            replies: Replies::default(),
+            partial: Vec::new(),
+            notices: greeting.notices,
+            is_midway: false,
+            parameters,
+            info: Arc::new(info),
+            _permits: permits,
+            registry: Arc::clone(registry),
+        }
+    }
+}
+
+/// The key of a server that gives none: of no process, so that a cancel request does nothing.
+fn no_key() -> CancelKey {
+    CancelKey::parse(&[0; 8]).expect("a process id and 4 bytes make a key")
+}

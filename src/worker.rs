@@ -1,0 +1,222 @@
+//! A worker: one thread that serves its clients from login to end.
+//!
+//! Its runtime is single-threaded, so what is here needs no lock. Whoever is outside sends
+//! commands; the figures that others look at are in the registry.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::task::Waker;
+
+use pgweir_proto::client_error::ClientError;
+use slab::Slab;
+
+use crate::net::clock;
+use crate::net::outbox::{Lane, Outbox};
+use crate::registry::ClientInfo;
+use crate::relay::RequestLimits;
+
+/// What one read can take. It is the worker's, not a connection's: an idle client has none.
+pub(crate) const SCRATCH_LEN: usize = 64 * 1024;
+
+/// As many polls are a turn at the most. With 64 sends the outbox is full anyway.
+const POLLS_PER_TURN: u32 = 128;
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
+}
+
+/// How much a worker has to do, for whoever places new clients.
+#[derive(Debug, Default)]
+pub(crate) struct Load {
+    /// Clients that were given to it and are not gone.
+    clients: AtomicU32,
+    /// Time that it was not parked, since it began.
+    busy_us: AtomicU64,
+}
+
+impl Load {
+    pub(crate) fn clients(&self) -> u32 {
+        self.clients.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn busy_us(&self) -> u64 {
+        self.busy_us.load(Ordering::Relaxed)
+    }
+
+    /// Only the worker's own thread adds.
+    fn add_busy(&self, us: u64) {
+        self.busy_us.store(self.busy_us() + us, Ordering::Relaxed);
+    }
+
+    /// Counts a client in; it is counted out when what is returned is dropped.
+    pub(crate) fn client(self: &Arc<Self>) -> Placed {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        Placed(Arc::clone(self))
+    }
+}
+
+/// A client's weight on its worker.
+pub(crate) struct Placed(Arc<Load>);
+
+impl Drop for Placed {
+    fn drop(&mut self) {
+        self.0.clients.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// What the sessions of one thread share.
+pub(crate) struct Worker {
+    pub(crate) id: usize,
+    pub(crate) outbox: Outbox,
+    /// Where everything is read into. Borrowed for one read and its processing, never across
+    /// an await.
+    pub(crate) scratch: RefCell<Box<[u8]>>,
+    /// The time when this loop turn began.
+    now_us: Cell<u64>,
+    /// Sessions polled since the runtime has parked, or since the last turn was made to end.
+    polls: Cell<u32>,
+    pub(crate) load: Arc<Load>,
+    /// Settings that every message is held against.
+    pub(crate) limits: Cell<RequestLimits>,
+    /// The sessions, for the janitor and for commands from outside.
+    sessions: RefCell<Slab<Rc<SessionCell>>>,
+}
+
+/// Why a session must end although neither side wants it to.
+#[derive(Debug)]
+pub(crate) struct Kill {
+    pub(crate) error: ClientError,
+    /// Whether the client is told, or just finds the connection closed.
+    pub(crate) tell: bool,
+}
+
+/// The side of a session that others may touch.
+pub(crate) struct SessionCell {
+    pub(crate) info: Arc<ClientInfo>,
+    pub(crate) to_client: Rc<Lane>,
+    pub(crate) to_server: Rc<Lane>,
+    /// The client is in a transaction and has been answered: its own idling counts.
+    pub(crate) is_idle_in_transaction: Cell<bool>,
+    /// The client was told that it is in; before that, nothing but an error may be sent.
+    pub(crate) is_welcomed: Cell<bool>,
+    /// The notice that it waits for a server was sent (`query_wait_notify`).
+    pub(crate) was_notified: Cell<bool>,
+    kill: RefCell<Option<Kill>>,
+    waker: RefCell<Option<Waker>>,
+}
+
+impl SessionCell {
+    pub(crate) fn new(info: Arc<ClientInfo>) -> SessionCell {
+        SessionCell {
+            info,
+            to_client: Rc::new(Lane::new()),
+            to_server: Rc::new(Lane::new()),
+            is_idle_in_transaction: Cell::new(false),
+            is_welcomed: Cell::new(false),
+            was_notified: Cell::new(false),
+            kill: RefCell::new(None),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// To be called by the session's task before anything else; a task's waker never changes.
+    pub(crate) fn set_waker(&self, waker: &Waker) {
+        self.to_client.set_waker(waker);
+        self.to_server.set_waker(waker);
+        self.info.set_waker(waker);
+        *self.waker.borrow_mut() = Some(waker.clone());
+    }
+
+    /// Ends the session the next time that it runs, which is at once. The first reason stays.
+    pub(crate) fn kill(&self, error: ClientError, tell: bool) {
+        self.kill.borrow_mut().get_or_insert(Kill { error, tell });
+        if let Some(waker) = &*self.waker.borrow() {
+            waker.wake_by_ref();
+        }
+    }
+
+    #[inline]
+    pub(crate) fn take_kill(&self) -> Option<Kill> {
+        self.kill.borrow_mut().take()
+    }
+}
+
+impl Worker {
+    pub(crate) fn new(id: usize, outbox: Outbox, load: Arc<Load>, limits: RequestLimits) -> Worker {
+        Worker {
+            id,
+            outbox,
+            scratch: RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice()),
+            now_us: Cell::new(clock::now_us()),
+            polls: Cell::new(0),
+            load,
+            limits: Cell::new(limits),
+            sessions: RefCell::new(Slab::new()),
+        }
+    }
+
+    /// Makes this the worker of the calling thread.
+    pub(crate) fn install(self: &Rc<Self>) {
+        CURRENT.set(Some(Rc::clone(self)));
+    }
+
+    /// The loop turn is over: send what it produced. Called by the runtime before it parks.
+    pub(crate) fn on_park() {
+        CURRENT.with_borrow(|worker| {
+            if let Some(worker) = worker {
+                worker.turn();
+            }
+        });
+    }
+
+    /// A new turn begins. Called by the runtime after it parked.
+    pub(crate) fn on_unpark() {
+        CURRENT.with_borrow(|worker| {
+            if let Some(worker) = worker {
+                worker.polls.set(0);
+                worker.now_us.set(clock::now_us());
+            }
+        });
+    }
+
+    /// Ends a loop turn: sends what it has produced, and looks at the clock.
+    pub(crate) fn turn(&self) {
+        self.outbox.flush();
+        self.polls.set(0);
+        let now_us = clock::now_us();
+        self.load.add_busy(now_us.saturating_sub(self.now_us.get()));
+        self.now_us.set(now_us);
+    }
+
+    /// A session is polled. A runtime that is never out of work never parks, but what is to be
+    /// sent must not wait for that.
+    #[inline]
+    pub(crate) fn note_poll(&self) {
+        self.polls.set(self.polls.get() + 1);
+        if self.polls.get() >= POLLS_PER_TURN {
+            self.turn();
+        }
+    }
+
+    /// The time when this loop turn began, in microseconds of the process clock.
+    #[inline]
+    pub(crate) fn now_us(&self) -> u64 {
+        self.now_us.get()
+    }
+
+    /// Lists a session; the key takes it off again.
+    pub(crate) fn enlist(&self, cell: &Rc<SessionCell>) -> usize {
+        self.sessions.borrow_mut().insert(Rc::clone(cell))
+    }
+
+    pub(crate) fn delist(&self, key: usize) {
+        self.sessions.borrow_mut().remove(key);
+    }
+
+    /// Looks at every session. The closure must not enlist or delist.
+    pub(crate) fn each_session(&self, mut look: impl FnMut(&SessionCell)) {
+        self.sessions.borrow().iter().for_each(|(_, cell)| look(cell));
+    }
+}
