@@ -1,0 +1,26 @@
+//! pgweir in front of a real PostgreSQL, tested from outside, through its sockets.
+//!
+//! `PGWEIR_TEST_BOUNCER=/path/to/pgbouncer cargo test --test suite` runs the same tests against
+//! PgBouncer; what pgweir does better by intent fails there.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod bulk;
+mod console;
+mod copy;
+mod drivers;
+mod faults;
+mod framing;
+mod isolation;
+mod limits;
+mod listening;
+mod login;
+mod parameters;
+mod pgbench;
+mod pooling;
+mod relay;
+mod servers;
+mod startup;
+mod timeouts;
+mod workers;
