@@ -1,0 +1,32 @@
+# The commands a developer needs; each works from a clean checkout. See README.md.
+
+.PHONY: help run test lint fmt bench deny
+
+help:
+	@echo 'make run    PostgreSQL with pgweir in front of it, on PORT (6432); Ctrl-C ends both'
+	@echo 'make test   all tests, against real PostgreSQL servers that they start themselves'
+	@echo 'make lint   formatting and clippy'
+	@echo 'make fmt    format the code'
+	@echo 'make bench  speed and memory beside PgBouncer: the one of Debian, or PGBOUNCER=path'
+	@echo 'make deny   licences, sources and advisories of the dependencies (needs cargo-deny)'
+
+run:
+	@scripts/run.sh
+
+test:
+	@scripts/test.sh
+
+lint:
+	@scripts/deps.sh lint
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+
+fmt:
+	cargo fmt --all
+
+bench:
+	@scripts/bench.sh
+
+deny:
+	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is missing: cargo install cargo-deny --locked' >&2; exit 1; }
+	cargo deny check

@@ -1,0 +1,295 @@
+#!/usr/bin/env python3
+"""Measures poolers side by side on one machine, in front of one throwaway PostgreSQL.
+
+Load: pgbench runs through each pooler in turn, several rounds. Printed are medians over the rounds: transactions per
+second, the pooler's own CPU time per transaction (user and system, from /proc), latency, memory, and their ratios to
+the first pooler in the same round. The ratios are what to quote: the absolute figures are the machine's.
+
+Memory: so many clients log in, then each runs one query, and stays. Printed is what the pooler's resident memory grew
+by, for each client.
+
+A pooler is NAME=BINARY, where BINARY takes a pgbouncer.ini; "direct" is PostgreSQL without one. Example:
+
+  side_by_side.py --load 32/8 --load 200/20 --idle 10000 pgbouncer=/usr/sbin/pgbouncer pgweir=target/release/pgweir
+
+The environment reaches the poolers: PGWEIR_WORKERS=1 gives pgweir one worker.
+"""
+import argparse, contextlib, glob, os, pwd, re, resource, shutil, signal
+import socket, statistics, struct, subprocess, sys, tempfile, time
+
+PGBIN = os.environ.get("PGBIN") or max(glob.glob("/usr/lib/postgresql/*/bin"), default="")
+TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
+# Who runs PostgreSQL and the poolers when we are root, which they refuse to be.
+ACCOUNT = "postgres"
+# What pgbench runs: a script, or an option for one of its own.
+WORKS = {
+    "select1": "select 1;\n",
+    "rows": "select i, repeat('x', 50) from generate_series(1, 1000) i;\n",
+    "select": "-S",
+    "tpcb": None,
+}
+
+
+def unprivileged(command):
+    if os.getuid() != 0:
+        return command
+    return ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--init-groups", "--", *command]
+
+
+def make_dir(path):
+    os.mkdir(path)
+    if os.getuid() == 0:
+        account = pwd.getpwnam(ACCOUNT)
+        os.chown(path, account.pw_uid, account.pw_gid)
+    return path
+
+
+def write(path, text):
+    with open(path, "w", encoding="utf-8") as file:
+        file.write(text)
+    os.chmod(path, 0o644)
+    return path
+
+
+def read(path):
+    with open(path, encoding="utf-8", errors="replace") as file:
+        return file.read()
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+def run(command, **options):
+    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
+    if done.returncode != 0:
+        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
+    return done.stdout
+
+
+class Postgres:
+    """A server that keeps nothing safe, so that the disk is not what is measured."""
+
+    SETTINGS = "-c fsync=off -c synchronous_commit=off -c autovacuum=off -c shared_buffers=256MB -c max_connections=300"
+
+    def __init__(self, root):
+        self.port, self.dir = free_port(), make_dir(f"{root}/postgres")
+        self.name, self.version = "direct", run([f"{PGBIN}/postgres", "--version"]).strip()
+        run(unprivileged([f"{PGBIN}/initdb", "-D", f"{self.dir}/data", "-U", "bench", "-A", "trust", "-N"]), cwd="/")
+
+    def __enter__(self):
+        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= {self.SETTINGS}"
+        # Its output goes to a file: the server inherits it, and we would wait for its end.
+        with open(f"{self.dir}/pg_ctl.log", "w", encoding="utf-8") as log:
+            self.pg_ctl("start", "-l", f"{self.dir}/log", "-o", options, stdout=log, check=True)
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "bench"]
+        run([f"{PGBIN}/createdb", *where, "bench"])
+        run([f"{PGBIN}/pgbench", "-i", "-q", "-s", "2", *where, "bench"])
+        return self
+
+    def __exit__(self, *_):
+        self.pg_ctl("stop", "-m", "immediate", stdout=subprocess.DEVNULL)
+
+    def pg_ctl(self, verb, *more, **options):
+        command = [f"{PGBIN}/pg_ctl", verb, "-w", "-D", f"{self.dir}/data", *more]
+        subprocess.run(unprivileged(command), cwd="/", **{"check": False, **options})
+
+    # Not a pooler: what there is to see of one is nothing.
+    def cpu_secs(self):
+        return 0.0
+
+    def rss_kib(self):
+        return 0
+
+
+class Pooler:
+    def __init__(self, root, name, binary):
+        self.name, self.port, self.process = name, free_port(), None
+        self.dir = make_dir(f"{root}/{name}")
+        # Copied: it may lie where only its owner can go.
+        self.binary = shutil.copy(binary, self.dir)
+        os.chmod(self.binary, 0o755)
+        self.version = run([self.binary, "-V"]).split("\n", 1)[0]
+
+    @contextlib.contextmanager
+    def running(self, postgres, servers, clients, mode):
+        users = write(f"{self.dir}/users.txt", '"bench" ""\n')
+        # PgBouncer before 1.21 refuses to know it.
+        prepared = "max_prepared_statements = 200" if mode == "prepared" else ""
+        ini = write(f"{self.dir}/pooler.ini", f"""[databases]
+bench = host=127.0.0.1 port={postgres.port} dbname=bench
+
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {self.port}
+unix_socket_dir =
+auth_type = trust
+auth_file = {users}
+pool_mode = transaction
+default_pool_size = {servers}
+max_client_conn = {clients + 100}
+log_connections = 0
+log_disconnections = 0
+log_stats = 0
+{prepared}
+""")
+        with open(f"{self.dir}/log", "w", encoding="utf-8") as log:
+            self.process = subprocess.Popen(unprivileged([self.binary, ini]), stdout=log, stderr=log, cwd=self.dir)
+        try:
+            self.wait_until_listening()
+            yield self
+        finally:
+            self.process.kill()
+            self.process.wait()
+
+    def wait_until_listening(self):
+        deadline = time.monotonic() + 15
+        while time.monotonic() < deadline and self.process.poll() is None:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
+                return
+            time.sleep(0.05)
+        raise SystemExit(f"{self.name} does not listen:\n{read(f'{self.dir}/log')}")
+
+    def cpu_secs(self):
+        fields = read(f"/proc/{self.process.pid}/stat").rsplit(")", 1)[1].split()
+        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SEC
+
+    def rss_kib(self):
+        return int(re.search(r"VmRSS:\s+(\d+)", read(f"/proc/{self.process.pid}/status"))[1])
+
+
+def pgbench(port, root, clients, args):
+    """Transactions per second, their number, and the sorted latencies, in ms, of a sample of them."""
+    command = [f"{PGBIN}/pgbench", "-n", "-h", "127.0.0.1", "-p", str(port), "-U", "bench", "-M", args.mode]
+    command += ["-c", str(clients), "-j", str(args.jobs), "-T", str(args.seconds)]
+    command += ["-l", f"--log-prefix={root}/latency", "--sampling-rate=0.2", *(["-C"] if args.connect else [])]
+    work = WORKS[args.work]
+    if work:
+        command += [work] if work.startswith("-") else ["-f", write(f"{root}/work.sql", work)]
+    out = run([*command, "bench"])
+    latencies = []
+    for path in glob.glob(f"{root}/latency.*"):
+        latencies += [int(line.split()[2]) / 1000 for line in read(path).splitlines()]
+        os.unlink(path)
+    number = int(re.search(r"actually processed: (\d+)", out)[1])
+    return float(re.search(r"tps = ([\d.]+)", out)[1]), number, sorted(latencies)
+
+
+def load_table(root, postgres, poolers, clients, servers, args):
+    print(f"\n{args.work}, {args.mode}{', new connections' if args.connect else ''}: {clients} clients on {servers} "
+          f"servers, medians of {args.rounds} x {args.seconds} s; x = ratio to {poolers[0].name}, its range in brackets")
+    rounds = {pooler.name: [] for pooler in poolers}
+    with contextlib.ExitStack() as stack:
+        for pooler in poolers:
+            if pooler is not postgres:
+                stack.enter_context(pooler.running(postgres, servers, clients, args.mode))
+        for _ in range(args.rounds):
+            for pooler in poolers:
+                before = pooler.cpu_secs()
+                tps, number, latencies = pgbench(pooler.port, root, clients, args)
+                cpu_us = (pooler.cpu_secs() - before) / number * 1e6
+                p50, p99 = (latencies[int(len(latencies) * part)] for part in (0.5, 0.99))
+                rounds[pooler.name].append((tps, cpu_us, p50, p99, pooler.rss_kib() / 1024))
+    print(f"{'':12}{'tps':>8} {'x':16}{'CPU us':>7} {'x':16}{'p50 ms':>7} {'p99 ms':>7} {'x':16}{'MiB':>6}")
+    first = rounds[poolers[0].name]
+    for name, mine in rounds.items():
+        tps, cpu, p50, p99, rss = (statistics.median(values) for values in zip(*mine))
+        ratios = [ratio(mine, first, column) for column in (0, 1, 3)]
+        print(f"{name:12}{tps:8.0f} {ratios[0]:16}{cpu:7.1f} {ratios[1]:16}"
+              f"{p50:7.2f} {p99:7.2f} {ratios[2]:16}{rss:6.1f}", flush=True)
+
+
+def ratio(mine, first, column):
+    if not mine[0][column] or not first[0][column]:
+        return ""
+    ratios = [own[column] / other[column] for own, other in zip(mine, first)]
+    return f"{statistics.median(ratios):.2f} [{min(ratios):.2f} {max(ratios):.2f}]"
+
+
+class IdleClient:
+    """The least that is a client; pgbench would take more memory than the machine has."""
+
+    STARTUP = b"\0\3\0\0user\0bench\0database\0bench\0application_name\0idle\0\0"
+
+    def __init__(self, port):
+        self.socket = socket.create_connection(("127.0.0.1", port), 30)
+        self.socket.sendall(struct.pack(">I", len(self.STARTUP) + 4) + self.STARTUP)
+        self.wait_until_ready()
+
+    def query(self):
+        self.socket.sendall(b"Q\0\0\0\x0dselect 1\0")
+        self.wait_until_ready()
+
+    def wait_until_ready(self):
+        replies = b""
+        while not replies.endswith(b"Z\0\0\0\5I"):
+            more = self.socket.recv(65536)
+            if not more:
+                raise SystemExit(f"an idle client was thrown out: {replies!r}")
+            replies += more
+
+
+def idle_table(postgres, poolers, number):
+    print(f"\nmemory of {number} idle clients, in bytes for each")
+    print(f"{'':12}{'logged in':>10}{'after a query each':>20}{'base MiB':>10}")
+    for pooler in poolers:
+        if pooler is postgres:
+            continue
+        with pooler.running(postgres, 8, number, "simple"):
+            IdleClient(pooler.port).query()
+            base = pooler.rss_kib()
+            clients = [IdleClient(pooler.port) for _ in range(number)]
+            logged_in = pooler.rss_kib() - base
+            for client in clients:
+                client.query()
+            queried = pooler.rss_kib() - base
+            for client in clients:
+                client.socket.close()
+        print(f"{pooler.name:12}{logged_in * 1024 / number:10.0f}{queried * 1024 / number:20.0f}{base / 1024:10.1f}",
+              flush=True)
+
+
+def clients_and_servers(text):
+    clients, servers = map(int, text.split("/"))
+    return clients, servers
+
+
+def arguments():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("pooler", nargs="+", metavar="NAME=BINARY | direct")
+    parser.add_argument("--load", action="append", default=[], type=clients_and_servers, metavar="CLIENTS/SERVERS")
+    parser.add_argument("--idle", type=int, metavar="CLIENTS", help="measure memory with so many idle clients")
+    parser.add_argument("--work", choices=WORKS, default="select1")
+    parser.add_argument("--mode", choices=["simple", "extended", "prepared"], default="simple")
+    parser.add_argument("--connect", action="store_true", help="a new connection for each transaction")
+    parser.add_argument("--seconds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--jobs", type=int, default=1, help="threads of pgbench")
+    return parser.parse_args()
+
+
+def main():
+    args = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
+    # A client is a socket for us and for the pooler, which inherits the limit.
+    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
+    if args.idle and 0 <= files < args.idle + 200:
+        raise SystemExit(f"--idle {args.idle} needs more than the {files} open files allowed here (ulimit -Hn)")
+    with tempfile.TemporaryDirectory(prefix="side-by-side.") as root:
+        os.chmod(root, 0o755)
+        with Postgres(root) as postgres:
+            named = [spec.partition("=") for spec in args.pooler]
+            poolers = [postgres if name == "direct" else Pooler(root, name, binary) for name, _, binary in named]
+            for measured in dict.fromkeys([postgres, *poolers]):
+                print(f"{measured.name}: {measured.version}")
+            print(f"{os.cpu_count()} cores; load before: {os.getloadavg()[0]:.2f} (above 0.3 the figures are noise)")
+            for clients, servers in args.load:
+                load_table(root, postgres, poolers, clients, servers, args)
+            if args.idle:
+                idle_table(postgres, poolers, args.idle)
+
+
+main()
