@@ -166,10 +166,7 @@ async fn work(
             ToWorker::Client { socket, ends, slot, placed } => match socket.attach() {
                 Ok(stream) => {
                     let (clients, worker) = (Arc::clone(&clients), Rc::clone(&worker));
-                    tokio::task::spawn_local(async move {
-                        client::serve(clients, worker, stream, ends, slot).await;
-                        drop(placed);
-                    });
+                    tokio::task::spawn_local(client::serve(clients, worker, stream, ends, slot, placed));
                 }
                 Err(e) => log_at!(Warning, "client at {ends} cannot be served: {e}"),
             },

@@ -2,20 +2,20 @@
 //!
 //! The modules stand in the order of their floors: each imports only from those above it here.
 
-mod admin;
-mod app;
-mod auth;
-pub mod cli;
-mod client;
-mod control;
-mod crew;
 mod log;
+mod control;
 mod net;
-mod pool;
-mod pools;
-mod process;
-mod registry;
 mod relay;
-mod serve;
-mod server;
+mod pool;
+mod registry;
 mod worker;
+mod auth;
+mod server;
+mod pools;
+mod client;
+mod process;
+mod admin;
+mod crew;
+mod serve;
+mod app;
+pub mod cli;

@@ -6,6 +6,7 @@ use pgweir_proto::client_error::ClientError;
 
 use super::session::Session;
 use crate::log::{self, Level, Topic};
+use crate::net::clock;
 use crate::pool::ServerState;
 use crate::registry::ClientInfo;
 use crate::relay::{ReplyFault, RequestFault};
@@ -109,19 +110,26 @@ impl Session {
     pub(super) fn finish(&mut self, end: End) {
         self.part_from_server(&end);
         let told = end.client_error(self.was_told).filter(|_| !self.is_cut);
+        // Logged before the client knows: whoever it tells should find the line.
+        self.log_end(&end, told.as_ref());
         if let Some(error) = &told {
             let mut message = Vec::new();
             error.encode(&mut message);
             self.worker.outbox.push(&self.cell.to_client, &message);
-            if log::is_wanted(Topic::PoolerErrors) {
-                self.log(Level::Warning, format_args!("pooler error: {}", error.message()));
-            }
         }
         // The socket is closed after this: what is not out now never will be.
         self.worker.outbox.flush();
+    }
+
+    fn log_end(&self, end: &End, told: Option<&ClientError>) {
         if log::is_wanted(Topic::Disconnections) {
-            let age_s = crate::net::clock::now_us().saturating_sub(self.cell.info.connect_us) / 1_000_000;
-            self.log(Level::Log, format_args!("closing because: {} (age={age_s}s)", end.reason(told.as_ref())));
+            let age_s = clock::now_us().saturating_sub(self.cell.info.connect_us) / 1_000_000;
+            self.log(Level::Log, format_args!("closing because: {} (age={age_s}s)", end.reason(told)));
+        }
+        if let Some(error) = told
+            && log::is_wanted(Topic::PoolerErrors)
+        {
+            self.log(Level::Warning, format_args!("pooler error: {}", error.message()));
         }
     }
 

@@ -16,6 +16,7 @@ use super::welcome::welcome;
 use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, cancel};
 use crate::auth::{self, AuthError, Granted, Reason};
 use crate::log::{self, Level, Topic};
+use crate::net::clock;
 use crate::net::stream::Stream;
 use crate::pools::Membership;
 use crate::pools::entries::{Database, User};
@@ -116,7 +117,7 @@ pub(super) async fn log_in(
         }
         Place::Pool(place) => {
             let mut session = enter(clients, worker, stream, &who, place, admitted.asked, slot);
-            let elapsed = Duration::from_micros(crate::net::clock::now_us() - connect_us);
+            let elapsed = Duration::from_micros(clock::now_us() - connect_us);
             let left = limit.map(|limit| limit.saturating_sub(elapsed));
             let welcomed = within(left, ClientError::LoginTimeoutServerDown, welcome(&mut session, &config)).await;
             if let Err(refused) = welcomed {
@@ -327,30 +328,27 @@ fn enter(
     }
 }
 
-/// Tells a client that it is not let in.
+/// Tells a client that it is not let in, the log first.
 async fn refuse(stream: &mut Stream, who: &Who, refused: Refused) {
-    let age_s = crate::net::clock::now_us().saturating_sub(who.connect_us) / 1_000_000;
-    let reason = match refused {
+    let (reason, told) = match refused {
         Refused::Elsewhere => return,
-        Refused::Gone(reason) => reason,
-        Refused::Client { error, reason } => {
-            if let Some(hint) = handshake::operator_hint(&error) {
-                who.log_at(Level::Warning, format_args!("{}: {hint}", error.message()));
-            }
-            let mut message = Vec::new();
-            error.encode(&mut message);
-            if log::is_wanted(Topic::PoolerErrors) {
-                who.log_at(Level::Warning, format_args!("pooler error: {}", error.message()));
-            }
-            // If it does not take it at once, it will see the end.
-            let _ = stream.try_write(&message);
-            match reason {
-                Some(reason) => format!("{} ({reason})", error.message()),
-                None => error.message().into_owned(),
-            }
-        }
+        Refused::Gone(reason) => (reason, None),
+        Refused::Client { error, reason: Some(reason) } => (format!("{} ({reason})", error.message()), Some(error)),
+        Refused::Client { error, reason: None } => (error.message().into_owned(), Some(error)),
     };
     if log::is_wanted(Topic::Disconnections) {
+        let age_s = clock::now_us().saturating_sub(who.connect_us) / 1_000_000;
         who.log(format_args!("closing because: {reason} (age={age_s}s)"));
     }
+    let Some(error) = told else { return };
+    if let Some(hint) = handshake::operator_hint(&error) {
+        who.log_at(Level::Warning, format_args!("{}: {hint}", error.message()));
+    }
+    if log::is_wanted(Topic::PoolerErrors) {
+        who.log_at(Level::Warning, format_args!("pooler error: {}", error.message()));
+    }
+    let mut message = Vec::new();
+    error.encode(&mut message);
+    // If it does not take it at once, it will see the end.
+    let _ = stream.try_write(&message);
 }

@@ -2,15 +2,15 @@
 //! `handshake` (startup packet), `login` (who, where, may it), `welcome`, `session` (asks and waits),
 //! `relay` and `replies` (is served), `end`. `timeouts` looks on.
 
-mod cancel;
-mod end;
 mod handshake;
 mod login;
+mod welcome;
+mod session;
 mod relay;
 mod replies;
-mod session;
+mod end;
+mod cancel;
 pub(crate) mod timeouts;
-mod welcome;
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,7 +23,7 @@ use crate::net::clock;
 use crate::net::stream::{Detached, Stream};
 use crate::pools::Pools;
 use crate::registry::{Ends, Registry};
-use crate::worker::Worker;
+use crate::worker::{Placed, Worker};
 
 /// What all clients need, whichever worker they are on.
 pub(crate) struct Clients {
@@ -82,12 +82,20 @@ impl Drop for ClientSlot {
 }
 
 /// Serves a client that has just connected, until it is gone.
-pub(crate) async fn serve(clients: Arc<Clients>, worker: Rc<Worker>, stream: Stream, ends: Ends, slot: ClientSlot) {
+pub(crate) async fn serve(
+    clients: Arc<Clients>,
+    worker: Rc<Worker>,
+    stream: Stream,
+    ends: Ends,
+    slot: ClientSlot,
+    placed: Placed,
+) {
     let connect_us = clock::now_us();
-    // Boxed: what a login needs is given back before the client idles.
-    let logged_in = Box::pin(login::log_in(&clients, &worker, stream, ends, slot, connect_us)).await;
-    drop(clients);
-    let Some(mut session) = logged_in else { return };
-    let end = session.serve().await;
-    session.finish(end);
+    if let Some(session) = login::log_in(&clients, &worker, stream, ends, slot, connect_us).await {
+        // In a task of its own: what the login needed is given back before the client idles.
+        tokio::task::spawn_local(async move {
+            session.run().await;
+            drop(placed);
+        });
+    }
 }

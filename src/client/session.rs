@@ -74,8 +74,24 @@ enum Asked {
 }
 
 impl Session {
+    /// Serves the client to its end.
+    pub(super) async fn run(mut self) {
+        self.enter_task().await;
+        let end = self.serve().await;
+        self.finish(end);
+    }
+
+    /// Whoever wants this session to look up wakes the task that calls this.
+    pub(super) async fn enter_task(&self) {
+        poll_fn(|cx| {
+            self.cell.set_waker(cx.waker());
+            Poll::Ready(())
+        })
+        .await;
+    }
+
     /// Serves the client until it goes or must go.
-    pub(super) async fn serve(&mut self) -> End {
+    async fn serve(&mut self) -> End {
         loop {
             if let Err(end) = self.transaction().await {
                 return end;

@@ -1,6 +1,5 @@
 //! The end of a login: what the server itself would say to a new client.
 
-use std::future::poll_fn;
 use std::sync::Arc;
 
 use pgweir_config::Config;
@@ -18,11 +17,7 @@ use crate::server::parameters::{APPLICATION_NAME, Parameters, Tracked};
 
 /// Tells the client that it is in, as the server itself would.
 pub(super) async fn welcome(session: &mut Session, config: &Config) -> Result<(), Refused> {
-    poll_fn(|cx| {
-        session.cell.set_waker(cx.waker());
-        std::task::Poll::Ready(())
-    })
-    .await;
+    session.enter_task().await;
     let mut notices = Vec::new();
     let pool = Arc::clone(&session.member.pool);
     let (spelled, is_known) = pool.spell(&session.parameters);
