@@ -63,6 +63,7 @@ mod beyond_pgbouncer {
         for client in &mut clients {
             client.send(&msg::query("begin"));
         }
+        bouncer.wait_pool("sv_active", 2);
         bouncer.wait_pool("cl_waiting", 3);
         assert_eq!(bouncer.show("SERVERS").len(), 2);
     }
