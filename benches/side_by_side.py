@@ -251,6 +251,17 @@ def idle_table(postgres, poolers, number):
               flush=True)
 
 
+def busy_percent(secs=2):
+    """What others make of the machine."""
+    def ticks():
+        times = [int(field) for field in read("/proc/stat").split("\n", 1)[0].split()[1:9]]
+        return sum(times), times[3] + times[4]
+    before = ticks()
+    time.sleep(secs)
+    total, idle = (now - then for now, then in zip(ticks(), before))
+    return 100 * (1 - idle / total)
+
+
 def clients_and_servers(text):
     clients, servers = map(int, text.split("/"))
     return clients, servers
@@ -285,7 +296,8 @@ def main():
             poolers = [postgres if name == "direct" else Pooler(root, name, binary) for name, _, binary in named]
             for measured in dict.fromkeys([postgres, *poolers]):
                 print(f"{measured.name}: {measured.version}")
-            print(f"{os.cpu_count()} cores; load before: {os.getloadavg()[0]:.2f} (above 0.3 the figures are noise)")
+            busy = busy_percent()
+            print(f"{os.cpu_count()} cores, {busy:.0f} % busy before{': the figures will be noise' if busy > 5 else ''}")
             for clients, servers in args.load:
                 load_table(root, postgres, poolers, clients, servers, args)
             if args.idle:

@@ -12,5 +12,5 @@ pub(crate) use replies::{Event, Replies, ReplyFault};
 pub(crate) use requests::{First, RequestFault, RequestLimits, Requests, Stop};
 
 /// A message up to this size is forwarded whole, so that a client that sends only the head of
-/// one holds no server; a longer one is streamed as it arrives.
+/// one holds no server; a longer one is streamed once so much of it has come.
 pub(crate) const WHOLE_MESSAGE_MAX: usize = 16 * 1024;

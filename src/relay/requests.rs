@@ -109,7 +109,7 @@ impl Requests {
                 self.discard_left = head.len - n;
                 First::Discard(n)
             }
-            Ok(_) if buf.len() >= head.len || head.len > WHOLE_MESSAGE_MAX => First::Server,
+            Ok(_) if buf.len() >= head.len.min(WHOLE_MESSAGE_MAX) => First::Server,
             Ok(_) => First::NeedMore,
         }
     }
@@ -177,11 +177,14 @@ mod tests {
         let mut requests = Requests::default();
         assert_eq!(requests.first(&small[..small.len() - 1], LIMITS), First::NeedMore);
         assert_eq!(requests.first(&small, LIMITS), First::Server);
-        assert_eq!(requests.first(&large[..100], LIMITS), First::Server);
+        // Announcing much is not enough.
+        let n = WHOLE_MESSAGE_MAX;
+        assert_eq!(requests.first(&large[..n - 1], LIMITS), First::NeedMore);
+        assert_eq!(requests.first(&large[..n], LIMITS), First::Server);
         let mut owed = Outstanding::new();
-        assert_eq!(requests.scan(&large[..100], LIMITS, &mut owed), (100, Stop::NeedMore));
+        assert_eq!(requests.scan(&large[..n], LIMITS, &mut owed), (n, Stop::NeedMore));
         assert!(!requests.at_boundary());
-        assert_eq!(requests.scan(&large[100..], LIMITS, &mut owed), (large.len() - 100, Stop::NeedMore));
+        assert_eq!(requests.scan(&large[n..], LIMITS, &mut owed), (large.len() - n, Stop::NeedMore));
         assert!(requests.at_boundary());
     }
 
