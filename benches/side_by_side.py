@@ -14,7 +14,7 @@ A pooler is NAME=BINARY, where BINARY takes a pgbouncer.ini; "direct" is Postgre
 
 The environment reaches the poolers: PGWEIR_WORKERS=1 gives pgweir one worker.
 """
-import argparse, contextlib, glob, os, pwd, re, resource, shutil, signal
+import argparse, contextlib, glob, os, re, resource, shutil, signal
 import socket, statistics, struct, subprocess, sys, tempfile, time
 
 PGBIN = os.environ.get("PGBIN") or max(glob.glob("/usr/lib/postgresql/*/bin"), default="")
@@ -39,8 +39,7 @@ def unprivileged(command):
 def make_dir(path):
     os.mkdir(path)
     if os.getuid() == 0:
-        account = pwd.getpwnam(ACCOUNT)
-        os.chown(path, account.pw_uid, account.pw_gid)
+        shutil.chown(path, ACCOUNT, ACCOUNT)
     return path
 
 
@@ -96,18 +95,13 @@ class Postgres:
         command = [f"{PGBIN}/pg_ctl", verb, "-w", "-D", f"{self.dir}/data", *more]
         subprocess.run(unprivileged(command), cwd="/", **{"check": False, **options})
 
-    # Not a pooler: what there is to see of one is nothing.
-    def cpu_secs(self):
-        return 0.0
-
-    def rss_kib(self):
-        return 0
+    # Measured itself, it is a pooler that costs nothing.
+    cpu_secs = rss_kib = lambda self: 0
 
 
 class Pooler:
     def __init__(self, root, name, binary):
-        self.name, self.port, self.process = name, free_port(), None
-        self.dir = make_dir(f"{root}/{name}")
+        self.name, self.port, self.dir, self.process = name, free_port(), make_dir(f"{root}/{name}"), None
         # Copied: it may lie where only its owner can go.
         self.binary = shutil.copy(binary, self.dir)
         os.chmod(self.binary, 0o755)
@@ -245,21 +239,18 @@ def idle_table(postgres, poolers, number):
             for client in clients:
                 client.query()
             queried = pooler.rss_kib() - base
-            for client in clients:
-                client.socket.close()
-        print(f"{pooler.name:12}{logged_in * 1024 / number:10.0f}{queried * 1024 / number:20.0f}{base / 1024:10.1f}",
-              flush=True)
+        logged_in, queried = (1024 * kib / number for kib in (logged_in, queried))
+        print(f"{pooler.name:12}{logged_in:10.0f}{queried:20.0f}{base / 1024:10.1f}", flush=True)
 
 
 def busy_percent(secs=2):
     """What others make of the machine."""
     def ticks():
-        times = [int(field) for field in read("/proc/stat").split("\n", 1)[0].split()[1:9]]
-        return sum(times), times[3] + times[4]
+        return [int(field) for field in read("/proc/stat").split("\n", 1)[0].split()[1:9]]
     before = ticks()
     time.sleep(secs)
-    total, idle = (now - then for now, then in zip(ticks(), before))
-    return 100 * (1 - idle / total)
+    spent = [now - then for now, then in zip(ticks(), before)]
+    return 100 * (1 - (spent[3] + spent[4]) / sum(spent))
 
 
 def clients_and_servers(text):

@@ -34,8 +34,6 @@ install_packages() {
 check_cargo
 packages=()
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
-# A minimal Debian has kill only in its shell, and the tests run it.
-type -P kill >/dev/null || packages+=(procps)
 pg_bin >/dev/null || packages+=(postgresql)
 command -v psql >/dev/null || packages+=(postgresql-client)
 if [ "${1:-}" = bench ]; then

@@ -17,8 +17,7 @@ use crate::registry::Ends;
 use crate::relay::RequestLimits;
 use crate::worker::{Load, Placed, Worker};
 
-/// A worker that is busy for this share of the time (in percent) while others could run gets
-/// company. A second worker costs wake-ups, so not before the first is nearly full.
+/// A worker that takes this share of a core (in percent) while others could run gets company. A second worker costs wake-ups, so not before the first is nearly full.
 const BUSY_PERCENT: u64 = 85;
 
 /// How often that is looked at, and how often in a row it must hold.

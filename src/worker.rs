@@ -8,7 +8,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::task::Waker;
+use std::time::Duration;
 
+use nix::time::{ClockId, clock_gettime};
 use pgweir_proto::client_error::ClientError;
 use slab::Slab;
 
@@ -32,7 +34,8 @@ thread_local! {
 pub(crate) struct Load {
     /// Clients that were given to it and are not gone.
     clients: AtomicU32,
-    /// Time that it was not parked, since it began.
+    /// Processor time that its thread has taken. Not the time that it was not parked: where
+    /// others want the cores too, that says nothing of its own work.
     busy_us: AtomicU64,
 }
 
@@ -45,9 +48,11 @@ impl Load {
         self.busy_us.load(Ordering::Relaxed)
     }
 
-    /// Only the worker's own thread adds.
-    fn add_busy(&self, us: u64) {
-        self.busy_us.store(self.busy_us() + us, Ordering::Relaxed);
+    /// Notes the processor time of the calling thread, the worker's own.
+    pub(crate) fn note_busy(&self) {
+        if let Ok(time) = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID) {
+            self.busy_us.store(Duration::from(time).as_micros() as u64, Ordering::Relaxed);
+        }
     }
 
     /// Counts a client in; it is counted out when what is returned is dropped.
@@ -166,7 +171,7 @@ impl Worker {
     pub(crate) fn on_park() {
         CURRENT.with_borrow(|worker| {
             if let Some(worker) = worker {
-                worker.turn();
+                worker.outbox.flush();
             }
         });
     }
@@ -185,9 +190,7 @@ impl Worker {
     pub(crate) fn turn(&self) {
         self.outbox.flush();
         self.polls.set(0);
-        let now_us = clock::now_us();
-        self.load.add_busy(now_us.saturating_sub(self.now_us.get()));
-        self.now_us.set(now_us);
+        self.now_us.set(clock::now_us());
     }
 
     /// A session is polled. A runtime that is never out of work never parks, but what is to be

@@ -87,7 +87,11 @@ pub(crate) struct WaitKey(usize);
 #[derive(Debug)]
 pub(crate) enum Checkout<C> {
     Ready(Idle<C>),
-    Wait(WaitKey),
+    Wait {
+        key: WaitKey,
+        /// A login may be begun for it, as far as this pool's own limits go.
+        may_grow: bool,
+    },
 }
 
 /// What became of a released server.
@@ -181,7 +185,8 @@ impl<C> Pool<C> {
             inner.counts.shift(ServerState::Idle, ServerState::Active);
             return Checkout::Ready(idle);
         }
-        Checkout::Wait(WaitKey(inner.waiters.push(worker, now_us)))
+        let key = WaitKey(inner.waiters.push(worker, now_us));
+        Checkout::Wait { key, may_grow: inner.wanted(now_us) > 0 }
     }
 
     /// The server that the waiter was given, active already, or `None` if it was turned away.
@@ -380,13 +385,13 @@ mod tests {
     fn take(pool: &TestPool) -> char {
         match pool.checkout(0, 100) {
             Checkout::Ready(idle) => idle.conn,
-            Checkout::Wait(_) => panic!("no server"),
+            Checkout::Wait { .. } => panic!("no server"),
         }
     }
 
     fn wait(pool: &TestPool, now_us: u64) -> WaitKey {
         match pool.checkout(0, now_us) {
-            Checkout::Wait(key) => key,
+            Checkout::Wait { key, .. } => key,
             Checkout::Ready(_) => panic!("a server"),
         }
     }

@@ -281,8 +281,10 @@ impl ServerPool {
                     self.core.shift(ServerState::Active, ServerState::Tested);
                     self.test(server, worker, Test::Check);
                 }
-                Checkout::Wait(key) => {
-                    self.launch();
+                Checkout::Wait { key, may_grow } => {
+                    if may_grow {
+                        self.launch();
+                    }
                     return Got::Wait(key);
                 }
             }

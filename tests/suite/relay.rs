@@ -257,10 +257,8 @@ fn statement_mode_forbids_transaction_blocks() {
     client.expect_closed();
     // And nobody inherits the open transaction.
     let mut next = bouncer.client();
-    assert_eq!(
-        next.one("select count(*) from pg_stat_activity where state like 'idle in%' and datname = current_database()"),
-        "0"
-    );
+    let open = "select count(*) from pg_stat_activity where state like 'idle in%' and datname = current_database()";
+    wait_until("its backend has ended", PATIENCE, || next.one(open) == "0");
     // Several statements in one message are one implicit transaction, which ends by itself.
     next.send(&msg::query("select 1; select 2"));
     next.expect("TDCTDCZ");
