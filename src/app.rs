@@ -217,7 +217,12 @@ impl App {
 
     /// Reads the configuration again and puts it in force, or leaves everything as it is.
     fn reload(&self) -> Result<(), String> {
-        let loaded = match self.source.load() {
+        // `SET conffile` may have named another one.
+        let source = match &self.pools.config().settings.conffile {
+            Some(file) => self.source.with_path(Some(file)),
+            None => self.source.clone(),
+        };
+        let loaded = match source.load() {
             Ok(loaded) => loaded,
             Err(problems) => {
                 for problem in &problems.errors {

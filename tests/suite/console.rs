@@ -408,6 +408,17 @@ fn break_configuration(bouncer: &Bouncer) -> PgError {
 }
 
 #[test]
+fn reload_reads_the_file_that_set_conffile_has_named() {
+    let bouncer = start();
+    let other = bouncer.other_ini("query_wait_timeout = 77");
+    let mut admin = bouncer.admin();
+    admin.run(&format!("SET conffile = '{other}'"));
+    admin.run("RELOAD");
+    assert_eq!(value(&bouncer.show("CONFIG"), "key", "query_wait_timeout", "value"), "77");
+    assert_eq!(value(&bouncer.show("CONFIG"), "key", "conffile", "value"), other);
+}
+
+#[test]
 fn reload_that_fails_says_so_and_serves_on() {
     let bouncer = start();
     let mut client = bouncer.client();

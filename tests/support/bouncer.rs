@@ -288,6 +288,16 @@ impl Bouncer {
         fs::write(self.dir.join("pooler.ini"), text).expect("write the configuration");
     }
 
+    /// Another configuration file beside the pooler's: its text with one setting more. Returns its path.
+    pub(crate) fn other_ini(&self, line: &str) -> String {
+        let text = fs::read_to_string(self.dir.join("pooler.ini")).expect("read the configuration");
+        let other = self.dir.join("other.ini");
+        let changed = text.replacen("[pgbouncer]", &format!("[pgbouncer]\n{line}"), 1);
+        assert_ne!(text, changed, "no [pgbouncer]");
+        fs::write(&other, changed).expect("write the configuration");
+        other.to_str().expect("a readable path").to_owned()
+    }
+
     pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&fs::read(self.dir.join("log")).expect("read the log")).into_owned()
     }
