@@ -197,15 +197,15 @@ section! {
         tcp_keepalive: Switch, Some("1"), Reload, Acts,
             "Probe idle TCP connections.";
         tcp_keepcnt: Count, Some("0"), Reload, Acts,
-            "Unanswered probes after which a TCP connection is dead. 0: the system's.";
+            "Unanswered probes after which a TCP connection is dead. 0: the system's, towards servers 9.";
         tcp_keepidle: WholeSeconds<0>, Some("0"), Reload, Acts,
-            "Idle time before the first probe. 0: the system's.";
+            "Idle time before the first probe. 0: the system's, towards servers 30.";
         tcp_keepintvl: WholeSeconds<0>, Some("0"), Reload, Acts,
-            "Time between probes. 0: the system's.";
+            "Time between probes. 0: the system's, towards servers 10.";
         tcp_socket_buffer: Count, Some("0"), Reload, Acts,
             "Size of the socket buffers in bytes. 0: the system's.";
         tcp_user_timeout: Millis, Some("0"), Reload, Acts,
-            "Milliseconds that sent data may stay unacknowledged before a TCP connection is dead. 0: the system's.";
+            "Milliseconds that sent data may stay unacknowledged before a TCP connection is dead. 0: the system's, towards servers 120000.";
         track_extra_parameters: Names, Some("IntervalStyle"), Restart, Acts,
             "Session parameters that follow a client from server to server, beside the usual ones. Only those that the server reports.";
         transaction_timeout: Seconds, Some("0"), Reload, Acts,
