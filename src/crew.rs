@@ -14,7 +14,7 @@ use crate::net::outbox::Outbox;
 use crate::net::ring::Ring;
 use crate::net::stream::Detached;
 use crate::registry::Ends;
-use crate::relay::RequestLimits;
+use crate::relay::{RequestLimits, TrackingSettings};
 use crate::worker::{Load, Placed, Worker};
 
 /// A worker that takes this share of a core (in percent) while others could run gets company. A second worker costs wake-ups, so not before the first is nearly full.
@@ -51,7 +51,15 @@ pub(crate) struct Crew {
 }
 
 pub(crate) fn request_limits(settings: &Settings) -> RequestLimits {
-    RequestLimits { max_packet_size: settings.max_packet_size as usize, disable_pqexec: settings.disable_pqexec }
+    let tracking = TrackingSettings {
+        per_server: settings.max_prepared_statements as usize,
+        client_len_max: settings.max_client_prepared_size as usize,
+    };
+    RequestLimits {
+        max_packet_size: settings.max_packet_size as usize,
+        disable_pqexec: settings.disable_pqexec,
+        tracking,
+    }
 }
 
 /// How many workers there are at first, and at the most.

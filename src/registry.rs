@@ -102,6 +102,8 @@ pub(crate) struct ClientInfo {
     is_wait_canceled: AtomicBool,
     /// The session's task.
     waker: Mutex<Option<Waker>>,
+    /// Prepared statements that it has. For SHOW only.
+    prepared: AtomicU32,
     /// As the session has it now; `None` where it is not known. For SHOW only.
     application_name: Mutex<Option<Arc<str>>>,
 }
@@ -121,9 +123,18 @@ macro_rules! figure {
     )*};
 }
 
-/// `application_name` of a client or a server.
+/// What a client and a server have both: `application_name`, prepared statements.
 macro_rules! named {
     () => {
+        #[inline]
+        pub(crate) fn set_prepared(&self, n: usize) {
+            self.prepared.store(n as u32, Ordering::Relaxed);
+        }
+
+        pub(crate) fn prepared(&self) -> u32 {
+            self.prepared.load(Ordering::Relaxed)
+        }
+
         pub(crate) fn set_application_name(&self, name: Option<&Arc<str>>) {
             let mut known = self.application_name.lock().unwrap_or_else(PoisonError::into_inner);
             if known.as_deref() != name.map(|name| &**name) {
@@ -154,6 +165,7 @@ impl ClientInfo {
             link: AtomicU64::new(0),
             is_wait_canceled: AtomicBool::new(false),
             waker: Mutex::new(None),
+            prepared: AtomicU32::new(0),
             application_name: Mutex::new(None),
         }
     }
@@ -231,6 +243,8 @@ pub(crate) struct ServerInfo {
     state: AtomicU8,
     /// Id of the client that it is linked to; 0: none.
     link: AtomicU64,
+    /// The pooler's statements that it has prepared. For SHOW only.
+    prepared: AtomicU32,
     /// As the server reports it. For SHOW only.
     application_name: Mutex<Option<Arc<str>>>,
     /// To be closed as soon as it is free: RECONNECT or RELOAD made it obsolete.
@@ -278,6 +292,7 @@ impl ServerInfo {
             request_us: AtomicU64::new(connect_us),
             state: AtomicU8::new(ServerPhase::Login as u8),
             link: AtomicU64::new(0),
+            prepared: AtomicU32::new(0),
             application_name: Mutex::new(None),
             close_needed: AtomicBool::new(false),
             cancels: AtomicU32::new(0),

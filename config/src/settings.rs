@@ -110,7 +110,7 @@ section! {
             "Server connections allowed per database, whoever the user. 0: no limit.";
         max_packet_size: Bytes, Some("2147483647"), Reload, Acts,
             "Longest message let through, in bytes.";
-        max_prepared_statements: Count, Some("200"), Reload, Later,
+        max_prepared_statements: Count, Some("200"), Reload, Acts,
             "Prepared statements kept per server connection in transaction and statement pooling. 0: not tracked.";
         max_user_client_connections: Count, Some("0"), Reload, Acts,
             "Client connections allowed per user. 0: no limit.";
@@ -224,6 +224,8 @@ section! {
             "Threads that relay. auto: one, and more up to the number of cores while they are busy.", ours;
         io_uring: Switch, Some("1"), Restart, Acts,
             "Send through io_uring where the system allows it.", ours;
+        max_client_prepared_size: Bytes, Some("16777216"), Reload, Acts,
+            "Bytes of prepared statements, names and texts, that one client may have.", ours;
     ]
 }
 

@@ -98,6 +98,11 @@ pub enum ClientError {
     /// `Close`.
     BrokenPacket(&'static str),
     UnknownPacket,
+    StatementNameTooLong,
+    /// max_client_prepared_size.
+    StatementsTooLarge,
+    /// The replies cannot be told apart any more.
+    OutOfStep,
 
     // From the outside
     /// KILL_CLIENT.
@@ -173,6 +178,9 @@ impl ClientError {
             E::PreparedStatementExists => "prepared statement name is already in use",
             E::BrokenPacket(name) => return format!("broken {name} packet").into(),
             E::UnknownPacket => "unknown pkt",
+            E::StatementNameTooLong => "prepared statement name is too long",
+            E::StatementsTooLarge => "prepared statements take too much memory (max_client_prepared_size)",
+            E::OutOfStep => "prepared statement used behind a COPY that failed in a pipeline",
             E::AdminDisconnect => "admin forced disconnect",
             E::ServerShuttingDown => "server shutting down",
             E::DatabaseRemoved => "database removed",
@@ -194,6 +202,7 @@ impl ClientError {
             | E::SslRequired => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             E::PasswordFailed | E::SaslFailed | E::EmptyPassword => SqlState::INVALID_PASSWORD,
             E::NoMoreConnections | E::TooManyDatabaseClients | E::TooManyUserClients => SqlState::TOO_MANY_CONNECTIONS,
+            E::StatementNameTooLong | E::StatementsTooLarge => SqlState::PROGRAM_LIMIT_EXCEEDED,
             E::QueryTimeout | E::QueryTimeoutWaiting => SqlState::QUERY_CANCELED,
             E::IdleTransactionTimeout => SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,
             E::TransactionTimeout => SqlState::TRANSACTION_TIMEOUT,
@@ -227,6 +236,7 @@ impl ClientError {
             | E::PreparedStatementExists
             | E::BrokenPacket(_)
             | E::UnknownPacket
+            | E::OutOfStep
             | E::DatabaseRemoved
             | E::DatabaseChanged => SqlState::PROTOCOL_VIOLATION,
         }

@@ -12,13 +12,16 @@ impl SqlState {
     pub const SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION: Self = Self(*b"08001");
     pub const CONNECTION_FAILURE: Self = Self(*b"08006");
     pub const PROTOCOL_VIOLATION: Self = Self(*b"08P01");
+    pub const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
     pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: Self = Self(*b"25P03");
     pub const TRANSACTION_TIMEOUT: Self = Self(*b"25P04");
+    pub const INVALID_SQL_STATEMENT_NAME: Self = Self(*b"26000");
     pub const INVALID_AUTHORIZATION_SPECIFICATION: Self = Self(*b"28000");
     pub const INVALID_PASSWORD: Self = Self(*b"28P01");
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
+    pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(*b"54000");
     pub const QUERY_CANCELED: Self = Self(*b"57014");
     pub const ADMIN_SHUTDOWN: Self = Self(*b"57P01");
     pub const CANNOT_CONNECT_NOW: Self = Self(*b"57P03");

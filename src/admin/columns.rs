@@ -152,6 +152,10 @@ pub(super) const STATE: Columns = &[("key", Text), ("value", Text)];
 
 pub(super) const DNS_HOSTS: Columns = &[("hostname", Text), ("ttl", Int8), ("addrs", Text)];
 
+/// Not one of PgBouncer's.
+pub(super) const PREPARED_STATEMENTS: Columns =
+    &[("statements", Int8), ("bytes", Int8), ("client_names", Int8), ("on_servers", Int8)];
+
 #[cfg(test)]
 mod tests {
     use super::*;

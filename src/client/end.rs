@@ -45,6 +45,10 @@ impl End {
             }
             End::RequestFault(RequestFault::UnknownMessage(_)) => Some(ClientError::UnknownPacket),
             End::RequestFault(RequestFault::PqexecDisallowed) => Some(ClientError::PqexecDisallowed),
+            End::RequestFault(RequestFault::Broken(name)) => Some(ClientError::BrokenPacket(name)),
+            End::RequestFault(RequestFault::StatementNameTooLong) => Some(ClientError::StatementNameTooLong),
+            End::RequestFault(RequestFault::StatementsTooLarge) => Some(ClientError::StatementsTooLarge),
+            End::RequestFault(RequestFault::OutOfStep) => Some(ClientError::OutOfStep),
             End::Error(error) => Some(error.clone()),
             End::Killed(Kill { error, tell }) => tell.then(|| error.clone()),
             // Its own FATAL was passed on.
@@ -159,7 +163,7 @@ impl Session {
         self.member.pool.close(ServerState::Active, server, &end.server_reason());
     }
 
-    fn log(&self, level: Level, text: std::fmt::Arguments<'_>) {
+    pub(super) fn log(&self, level: Level, text: std::fmt::Arguments<'_>) {
         let ClientInfo { id, database, user, ends, .. } = &*self.cell.info;
         log::write(level, format_args!("C-{id:#x}: {database}/{user}@{ends} {text}"));
     }

@@ -21,7 +21,7 @@ use crate::net::stream::Stream;
 use crate::pools::Membership;
 use crate::pools::entries::{Database, User};
 use crate::registry::{ClientInfo, Ends};
-use crate::relay::Requests;
+use crate::relay::{Names, Requests};
 use crate::server::connect::ServerSecret;
 use crate::server::parameters::{APPLICATION_NAME, Parameters};
 use crate::worker::{SessionCell, Worker};
@@ -318,6 +318,9 @@ fn enter(
         asked,
         was_reset: false,
         requests: Requests::default(),
+        names: Names::default(),
+        has_reused_name: false,
+        is_held: false,
         partial: Vec::new(),
         server: None,
         is_in_query: false,

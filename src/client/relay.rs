@@ -103,11 +103,15 @@ impl Session {
         };
         server.partial.clear();
         self.forward_replies(&scratch[..kept + n])?;
+        self.resume()?;
         Ok(if self.try_release() { Progress::Released } else { Progress::Read })
     }
 
     #[inline]
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<Progress, End> {
+        if self.is_held {
+            return Ok(Progress::Pending);
+        }
         let worker = Rc::clone(&self.worker);
         let mut scratch = worker.scratch.borrow_mut();
         let kept = self.partial.len();
@@ -130,7 +134,8 @@ impl Session {
         if !self.is_clean() {
             return false;
         }
-        if self.member.pool.policy.mode() == PoolMode::Session {
+        let is_pinned = self.server.as_ref().is_some_and(|server| server.prepared.is_pinned());
+        if is_pinned || self.member.pool.policy.mode() == PoolMode::Session {
             // After a RESET the server needs the client's parameters before its next request.
             return std::mem::take(&mut self.was_reset);
         }
@@ -159,8 +164,11 @@ impl Session {
 
     /// The server goes back to the pool.
     pub(super) fn release(&mut self) {
+        self.note_prepared();
         let Some(server) = self.server.take() else { return };
         self.cell.to_server.close();
+        self.names.part();
+        self.is_held = false;
         // The tail of a COPY that has failed may have begun what never ends.
         self.is_in_query = false;
         self.cell.info.set_query_us(0);

@@ -10,7 +10,7 @@ use super::end::End;
 use super::session::{COPY_MAX, Session};
 use crate::pools::ServerPool;
 use crate::registry::{ClientInfo, ServerInfo};
-use crate::relay::Event;
+use crate::relay::{Books, Edit, Event};
 use crate::server::Server;
 use crate::server::parameters::{APPLICATION_NAME, Parameters, Tracked};
 
@@ -68,7 +68,7 @@ impl Session {
     /// Passes on what `buf` holds in messages and keeps the rest.
     pub(super) fn forward_replies(&mut self, buf: &[u8]) -> Result<(), End> {
         let Some(server) = &mut self.server else { return Ok(()) };
-        let Server { replies, outstanding, parameters, partial, info, .. } = &mut **server;
+        let Server { replies, outstanding, prepared, parameters, partial, info, .. } = &mut **server;
         let mut heard = Heard {
             tracked: &self.pools.tracked,
             pool: &self.member.pool,
@@ -81,7 +81,9 @@ impl Session {
             status: None,
         };
         let was_at_boundary = replies.at_boundary();
-        let scanned = replies.scan(buf, outstanding, |event| heard.note(event));
+        let mut books = Books { names: &mut self.names, prepared };
+        let mut edits = Vec::new();
+        let scanned = replies.scan(buf, outstanding, &mut books, &mut edits, |event| heard.note(event));
         let Heard { restored, is_fatal, status, .. } = heard;
         let n = scanned.map_err(|fault| {
             // Nothing of `buf` is forwarded.
@@ -94,20 +96,46 @@ impl Session {
         if status.is_some_and(|(status, _)| status != TransactionStatus::Idle)
             && self.member.pool.policy.mode() == PoolMode::Statement
         {
-            self.send_to_client(&buf[..ready_at]);
+            self.send_edited(&buf[..ready_at], 0, &edits);
             return Err(End::Error(ClientError::TransactionBlockNotAllowed));
         }
         if restored.is_empty() {
-            self.send_to_client(&buf[..n]);
+            self.send_edited(&buf[..n], 0, &edits);
         } else {
-            self.send_to_client(&buf[..ready_at]);
+            self.send_edited(&buf[..ready_at], 0, &edits);
             self.send_to_client(&restored);
-            self.send_to_client(&buf[ready_at..n]);
+            self.send_edited(&buf[..n], ready_at, &edits);
         }
         if status.is_some() {
             self.note_answered();
         }
         Ok(())
+    }
+
+    /// Sends `buf` from `from` on, with the edits that lie in it.
+    fn send_edited(&self, buf: &[u8], from: usize, edits: &[Edit]) {
+        let mut at = from;
+        // What is put in at the very end belongs to this part, not to the next.
+        let is_here = |edit: &&Edit| (edit.at > from || from == 0) && edit.at + edit.hide_len <= buf.len();
+        for edit in edits.iter().filter(is_here) {
+            self.send_to_client(&buf[at..edit.at]);
+            self.send_to_client(edit.insert);
+            at = edit.at + edit.hide_len;
+        }
+        self.send_to_client(&buf[at..]);
+    }
+
+    /// Answers what the server was not asked, if it is its turn.
+    pub(super) fn answer(&mut self) {
+        loop {
+            let Some(server) = &mut self.server else { return };
+            if !server.replies.at_boundary() {
+                return;
+            }
+            let mut books = Books { names: &mut self.names, prepared: &mut server.prepared };
+            let Some(answer) = server.outstanding.answer(&mut books) else { return };
+            self.send_to_client(answer);
+        }
     }
 
     #[inline]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use pgweir_config::PoolMode;
 use pgweir_proto::backend::TransactionStatus;
 use pgweir_proto::client_error::ClientError;
 use pgweir_proto::console;
@@ -14,16 +15,20 @@ use pgweir_proto::sqlstate::SqlState;
 
 use super::ClientSlot;
 use super::end::End;
+use crate::log::Level;
 use crate::net::stream::Stream;
 use crate::pool::{Permit, ServerState, WaitKey};
 use crate::pools::{Got, Membership, Pools, ServerPool, Waited};
-use crate::relay::{First, Outstanding, Requests, Stop};
+use crate::relay::{First, Names, Outstanding, Parses, Requests, Stop, Tracking};
 use crate::server::parameters::{APPLICATION_NAME, Parameters};
 use crate::server::{Server, query};
 use crate::worker::{SessionCell, Worker};
 
 /// Runs up to this size are copied into the outbox; longer ones are sent at once.
 pub(super) const COPY_MAX: usize = 4 * 1024;
+
+/// Flush: the server is to send what it holds back.
+const FLUSH: &[u8] = b"H\0\0\0\x04";
 
 /// PostgreSQL's words for a cancelled query.
 const CANCELED: &str = "canceling statement due to user request";
@@ -47,6 +52,12 @@ pub(crate) struct Session {
     /// RESET or DISCARD was carried out, and ReadyForQuery has not come yet.
     pub(super) was_reset: bool,
     pub(super) requests: Requests,
+    /// Its prepared statements, in transaction and statement pooling.
+    pub(super) names: Names,
+    /// It has prepared a name that it had already, and the log says so.
+    pub(super) has_reused_name: bool,
+    /// `partial` begins with a request that must wait for answers; the client is not read.
+    pub(super) is_held: bool,
     /// What the client has sent and no server was given: the head of a message, or what a
     /// client that waits has asked.
     pub(super) partial: Vec<u8>,
@@ -328,38 +339,101 @@ impl Session {
     /// Sends to the server what `buf` holds in whole messages and keeps the rest.
     pub(super) fn forward_requests(&mut self, buf: &[u8]) -> Result<(), End> {
         let Some(server) = &mut self.server else { return Ok(()) };
-        let (n, stop) = self.requests.scan(buf, self.worker.limits.get(), &mut server.outstanding);
-        if n > 0 {
-            let now_us = self.worker.now_us();
-            let (info, stats) = (&self.cell.info, self.member.pool.stats(self.worker.id));
-            info.set_request_us(now_us);
-            self.cell.is_idle_in_transaction.set(false);
-            if info.xact_us() == 0 {
-                info.set_xact_us(now_us);
-                stats.xacts.add(1);
-            }
-            if !self.is_in_query {
-                self.is_in_query = true;
-                info.set_query_us(now_us);
-                stats.queries.add(1);
-            }
-            stats.received.add(n as u64);
-            let lane = &self.cell.to_server;
-            if n <= COPY_MAX {
-                self.worker.outbox.push(lane, &buf[..n]);
+        let limits = self.worker.limits.get();
+        let (worker, lane) = (&*self.worker, &self.cell.to_server);
+        let Server { socket, outstanding, prepared, .. } = &mut **server;
+        let mut send = |bytes: &[u8]| {
+            if bytes.len() <= COPY_MAX {
+                worker.outbox.push(lane, bytes);
             } else {
-                let stream = server.stream();
-                self.worker.outbox.push_now(lane, &buf[..n], |bytes| stream.try_write(bytes));
+                worker.outbox.push_now(lane, bytes, |bytes| socket.stream().try_write(bytes));
             }
+        };
+        let is_tracked = limits.tracking.per_server > 0 && self.member.pool.policy.mode() != PoolMode::Session;
+        let mut tracking = Tracking {
+            owed: outstanding,
+            names: &mut self.names,
+            prepared,
+            settings: limits.tracking,
+            dialect: self.parameters.dialect(),
+            parses: Parses::default(),
+            taken: None,
+        };
+        let (n, stop) = if is_tracked {
+            self.requests.track(buf, limits, &mut tracking, &mut send)
+        } else {
+            let (n, stop) = self.requests.scan(buf, limits, tracking.owed);
+            send(&buf[..n]);
+            (n, stop)
+        };
+        let Tracking { parses, taken, .. } = tracking;
+        if outstanding.is_full() {
+            // What the server holds back until it is asked may be all that the rest waits for.
+            send(FLUSH);
         }
+        if n > 0 {
+            self.note_requests(n, parses);
+        }
+        if is_tracked {
+            self.answer();
+            self.note_prepared();
+        }
+        if let Some(name) = taken
+            && !std::mem::replace(&mut self.has_reused_name, true)
+        {
+            let name = String::from_utf8_lossy(&name);
+            self.log(Level::Warning, format_args!("prepared statement '{name}' was already prepared"));
+        }
+        self.is_held = stop == Stop::Hold;
         match stop {
-            Stop::NeedMore => {
+            Stop::NeedMore | Stop::Hold => {
                 self.partial.extend_from_slice(&buf[n..]);
                 Ok(())
             }
             Stop::Terminate => Err(End::ClientClosed),
             Stop::Fault(fault) => Err(End::RequestFault(fault)),
         }
+    }
+
+    /// `n` bytes were sent on.
+    fn note_requests(&mut self, n: usize, parses: Parses) {
+        let now_us = self.worker.now_us();
+        let (info, stats) = (&self.cell.info, self.member.pool.stats(self.worker.id));
+        info.set_request_us(now_us);
+        self.cell.is_idle_in_transaction.set(false);
+        if info.xact_us() == 0 {
+            info.set_xact_us(now_us);
+            stats.xacts.add(1);
+        }
+        if !self.is_in_query {
+            self.is_in_query = true;
+            info.set_query_us(now_us);
+            stats.queries.add(1);
+        }
+        stats.received.add(n as u64);
+        if parses.client + parses.server + parses.binds > 0 {
+            stats.client_parses.add(parses.client);
+            stats.server_parses.add(parses.server);
+            stats.binds.add(parses.binds);
+        }
+    }
+
+    /// For the console.
+    pub(super) fn note_prepared(&self) {
+        self.cell.info.set_prepared(self.names.len());
+        if let Some(server) = &self.server {
+            server.info.set_prepared(server.prepared.len());
+        }
+    }
+
+    /// Goes on with what had to wait for answers, if they have come.
+    pub(super) fn resume(&mut self) -> Result<(), End> {
+        let is_time = self.server.as_ref().is_some_and(|server| server.outstanding.has_room());
+        if !(self.is_held && is_time) {
+            return Ok(());
+        }
+        let held = std::mem::take(&mut self.partial);
+        self.forward_requests(&held)
     }
 
     /// Somebody has decided that this session ends, or its client is gone.

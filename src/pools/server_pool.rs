@@ -339,11 +339,19 @@ impl ServerPool {
         if server.info.is_being_canceled() {
             return self.wait_for_cancels(server, worker);
         }
-        if self.policy.needs_reset() {
+        if let Some(cleaning) = self.cleaning(&server) {
             self.core.shift(ServerState::Active, ServerState::Tested);
-            return self.test(server, worker, Test::Reset);
+            return self.test(server, worker, cleaning);
         }
         self.give_back(ServerState::Active, server, Some(worker), now_us);
+    }
+
+    /// What must be run before another client gets the server.
+    pub(super) fn cleaning(&self, server: &Server) -> Option<Test> {
+        if self.policy.needs_reset() {
+            return Some(Test::Reset);
+        }
+        server.prepared.is_pinned().then_some(Test::Deallocate)
     }
 
     fn reason_to_close(&self, server: &Server, now_us: u64) -> Option<&'static str> {

@@ -21,8 +21,8 @@ impl ServerPool {
             let pool = Arc::clone(&held.pool);
             let server = held.take();
             pool.core.shift(ServerState::BeingCanceled, ServerState::Tested);
-            let reset = if pool.policy.needs_reset() { Test::Reset } else { Test::Drain };
-            pool.test(server, worker, reset);
+            let cleaning = pool.cleaning(&server).unwrap_or(Test::Drain);
+            pool.test(server, worker, cleaning);
         });
     }
 
@@ -40,6 +40,7 @@ impl ServerPool {
                 Test::Check => settings.server_check_query.as_deref().unwrap_or(""),
                 Test::Reset => &settings.server_reset_query,
                 Test::Drain => "",
+                Test::Deallocate => "DEALLOCATE ALL",
             };
             let timeout = some(settings.server_connect_timeout).unwrap_or(TEST_TIMEOUT);
             let mut done = query::run(held.server(), &pools.tracked, sql, timeout).await;
@@ -75,6 +76,8 @@ pub(super) enum Test {
     Reset,
     /// An empty query after a cancel request.
     Drain,
+    /// Takes the SQL-level statements of the client that has gone.
+    Deallocate,
 }
 
 impl Test {
@@ -83,6 +86,7 @@ impl Test {
             Test::Check => "server_check_query",
             Test::Reset => "server_reset_query",
             Test::Drain => "round trip after a cancel request",
+            Test::Deallocate => "DEALLOCATE ALL",
         }
     }
 
@@ -90,7 +94,7 @@ impl Test {
         match self {
             Test::Check => "test query failed",
             Test::Reset => "reset query failed",
-            Test::Drain => "unclean server",
+            Test::Drain | Test::Deallocate => "unclean server",
         }
     }
 }

@@ -2,14 +2,25 @@
 //!
 //! It looks at tag and length and never decodes what it only passes on. `requests` reads what
 //! a client sends, `replies` what its server answers, `outstanding` keeps what is still owed.
+//!
+//! Prepared statements: `statement` holds each text once, `names` what a client calls it,
+//! `prepared` which of them a server has; `tracking` rewrites the messages between the two.
 
+mod statement;
+mod names;
+mod prepared;
 mod outstanding;
-mod replies;
+mod tracking;
 mod requests;
+mod replies;
 
-pub(crate) use outstanding::{Outstanding, Request};
-pub(crate) use replies::{Event, Replies, ReplyFault};
+pub(crate) use names::Names;
+pub(crate) use outstanding::{Books, Outstanding, Request};
+pub(crate) use prepared::Prepared;
+pub(crate) use replies::{Edit, Event, Replies, ReplyFault};
 pub(crate) use requests::{First, RequestFault, RequestLimits, Requests, Stop};
+pub(crate) use statement::{Dialect, in_memory};
+pub(crate) use tracking::{Parses, Tracking, TrackingSettings};
 
 /// A message up to this size is forwarded whole, so that a client that sends only the head of
 /// one holds no server; a longer one is streamed once so much of it has come.

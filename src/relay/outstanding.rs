@@ -4,25 +4,106 @@ use std::collections::VecDeque;
 
 use pgweir_proto::backend::{self, TransactionStatus};
 
-/// One thing that a client asked for, or a run of them.
+use super::names::Names;
+use super::prepared::Prepared;
+
+/// One thing that a server was asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Request {
     /// Query: ends in ReadyForQuery.
     Query,
+    /// The same; it stands for the client's DEALLOCATE of a name that only the pooler knows.
+    Deallocate,
     /// FunctionCall: ends in ReadyForQuery.
     FunctionCall,
     /// Sync: ends in ReadyForQuery.
     Sync,
-    /// So many of Parse, Bind, Describe, Execute and Close, each with one closing reply.
-    Extended(u32),
+    /// A message of the extended protocol.
+    Step(Step),
     /// CopyDone or CopyFail: no reply of its own, but if the server copies in it marks which
     /// Syncs the server has swallowed (it ignores Sync in copy-in mode).
     CopyEnd,
 }
 
+/// A message of the extended protocol, which has one closing reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Step {
+    pub(crate) kind: Kind,
+    pub(crate) asker: Asker,
+    /// The pooler's statement that it prepares, closes or uses; 0: none.
+    pub(crate) statement: u64,
+    /// The client's names have changed with it.
+    pub(crate) renames: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Kind {
+    Parse,
+    /// Of the unnamed statement.
+    ParseUnnamed,
+    Bind,
+    Describe,
+    Execute,
+    Close,
+}
+
+/// Who gets the reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Asker {
+    Client,
+    /// The client, and the reply can only be an error.
+    Refused,
+    /// The pooler itself: the client does not see it, unless it is an error.
+    Pooler,
+    /// The server was not asked: the client is answered when its turn has come.
+    Nobody,
+}
+
+impl Step {
+    pub(crate) fn client(kind: Kind) -> Step {
+        Step { kind, asker: Asker::Client, statement: 0, renames: false }
+    }
+
+    /// Whether a message of this tag ends the reply.
+    fn is_closed_by(self, tag: u8) -> bool {
+        match self.kind {
+            Kind::Parse | Kind::ParseUnnamed => tag == backend::PARSE_COMPLETE && self.asker != Asker::Refused,
+            Kind::Bind => tag == backend::BIND_COMPLETE,
+            Kind::Describe => matches!(tag, backend::ROW_DESCRIPTION | backend::NO_DATA),
+            Kind::Execute => {
+                matches!(tag, backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED)
+            }
+            Kind::Close => tag == backend::CLOSE_COMPLETE,
+        }
+    }
+}
+
+/// What becomes of a reply.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    Forward,
+    /// It was the pooler that asked.
+    Hide,
+    /// The client gets this instead.
+    Replace(&'static [u8]),
+}
+
+/// What hangs on the answers: the client's names and the server's statements.
+pub(crate) struct Books<'a> {
+    pub(crate) names: &'a mut Names,
+    pub(crate) prepared: &'a mut Prepared,
+}
+
+const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
+const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
+const DEALLOCATED: &[u8] = b"C\0\0\0\x0fDEALLOCATE\0";
+
 /// Ends of copies in a row that are remembered. One Query may hold several COPYs, but a client
 /// can also send CopyDone without end to no purpose.
 const COPY_ENDS_MAX: usize = 64;
+
+/// As many requests may be under way: what the pooler answers itself does not even fill a socket.
+const REQUESTS_MAX: usize = 16 * 1024;
 
 /// A reply that nothing was asked for. The two sides are out of step, so both must go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +123,8 @@ pub(crate) struct Unexpected {
 #[derive(Debug)]
 pub(crate) struct Outstanding {
     queue: VecDeque<Request>,
+    /// Syncs sent so far: the number of the group that is being sent.
+    group: u64,
     /// An error ended an extended group: the server ignores everything up to its Sync.
     skipping: bool,
     /// Between CopyInResponse or CopyBothResponse and the end of that copy.
@@ -58,6 +141,7 @@ impl Outstanding {
     pub(crate) fn new() -> Outstanding {
         Outstanding {
             queue: VecDeque::new(),
+            group: 0,
             skipping: false,
             copy_in: false,
             doubtful: false,
@@ -77,9 +161,36 @@ impl Outstanding {
         self.queue.is_empty()
     }
 
+    /// Everything was answered, and the transaction, if one is open, has not failed.
+    pub(crate) fn is_at_ease(&self) -> bool {
+        matches!(self.status, Some(TransactionStatus::Idle | TransactionStatus::InBlock)) && self.queue.is_empty()
+    }
+
     /// The server must be closed when its client is done with it.
     pub(crate) fn is_doubtful(&self) -> bool {
         self.doubtful
+    }
+
+    /// So much is under way that the client has to wait.
+    #[inline]
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue.len() >= REQUESTS_MAX
+    }
+
+    /// Enough was answered for the client to go on after `is_full`.
+    pub(crate) fn has_room(&self) -> bool {
+        self.queue.len() <= REQUESTS_MAX / 2
+    }
+
+    /// The group that is being sent: what stands between two Syncs.
+    pub(crate) fn group(&self) -> u64 {
+        self.group
+    }
+
+    /// What is sent up to the next Sync will be ignored by the server.
+    #[inline]
+    pub(crate) fn is_skipping(&self) -> bool {
+        self.skipping && !self.queue.contains(&Request::Sync)
     }
 
     /// Exactly one ReadyForQuery is owed, and nothing behind it.
@@ -92,7 +203,7 @@ impl Outstanding {
         self.copy_in
     }
 
-    /// The client sent `request` to the server.
+    /// The client, or the pooler for it, sent `request` to the server.
     #[inline]
     pub(crate) fn request(&mut self, request: Request) {
         if request == Request::CopyEnd {
@@ -105,12 +216,8 @@ impl Outstanding {
             return;
         }
         self.status = None;
-        if self.is_swallowed(request) {
-            return;
-        }
-        if let (Request::Extended(more), Some(Request::Extended(n))) = (request, self.queue.back_mut()) {
-            *n = n.saturating_add(more);
-        } else {
+        self.group += u64::from(request == Request::Sync);
+        if !self.is_swallowed(request) {
             self.queue.push_back(request);
         }
     }
@@ -119,7 +226,7 @@ impl Outstanding {
     /// a client can send without end.
     fn is_swallowed(&self, request: Request) -> bool {
         if self.skipping {
-            return request != Request::Sync && !self.queue.contains(&Request::Sync);
+            return request != Request::Sync && self.is_skipping();
         }
         // One Sync in a copy tells as much as many.
         self.copy_in
@@ -128,16 +235,32 @@ impl Outstanding {
             && !self.queue.contains(&Request::CopyEnd)
     }
 
-    /// The server sent a message other than ReadyForQuery.
+    /// The answer to what the server was not asked, if it is its turn.
     #[inline]
-    pub(crate) fn reply(&mut self, tag: u8) {
+    pub(crate) fn answer(&mut self, books: &mut Books<'_>) -> Option<&'static [u8]> {
+        let Some(Request::Step(step @ Step { asker: Asker::Nobody, .. })) = self.queue.front() else { return None };
+        let step = *step;
+        if self.skipping {
+            return None;
+        }
+        self.queue.pop_front();
+        self.drop_copy_ends();
+        if step.renames {
+            books.names.confirm();
+        }
+        Some(if step.kind == Kind::Close { CLOSE_COMPLETE } else { PARSE_COMPLETE })
+    }
+
+    /// The server sent a message other than ReadyForQuery and ErrorResponse.
+    #[inline]
+    pub(crate) fn reply(&mut self, tag: u8, books: &mut Books<'_>) -> Result<Verdict, Unexpected> {
         match tag {
-            backend::DATA_ROW | backend::COPY_DATA => {}
+            backend::DATA_ROW | backend::COPY_DATA => Ok(Verdict::Forward),
             backend::COMMAND_COMPLETE => {
                 if self.copy_in {
-                    self.end_copy(false);
+                    self.end_copy(false, books);
                 }
-                self.complete_one();
+                self.complete(tag, books)
             }
             backend::PARSE_COMPLETE
             | backend::BIND_COMPLETE
@@ -145,57 +268,114 @@ impl Outstanding {
             | backend::NO_DATA
             | backend::ROW_DESCRIPTION
             | backend::EMPTY_QUERY_RESPONSE
-            | backend::PORTAL_SUSPENDED => self.complete_one(),
-            backend::COPY_IN_RESPONSE | backend::COPY_BOTH_RESPONSE => self.copy_in = true,
-            backend::ERROR_RESPONSE => {
-                if self.copy_in {
-                    self.end_copy(true);
-                }
-                self.skipping |= matches!(self.queue.front(), Some(Request::Extended(_)));
+            | backend::PORTAL_SUSPENDED => self.complete(tag, books),
+            backend::COPY_IN_RESPONSE | backend::COPY_BOTH_RESPONSE => {
+                self.copy_in = true;
+                Ok(Verdict::Forward)
             }
-            _ => {}
+            _ => Ok(Verdict::Forward),
         }
+    }
+
+    /// The server sent ErrorResponse. `is_stale`: it says that a prepared statement is not there,
+    /// or not as it was.
+    pub(crate) fn error(&mut self, is_stale: bool, books: &mut Books<'_>) {
+        if self.copy_in {
+            self.end_copy(true, books);
+        }
+        let Some(Request::Step(step)) = self.queue.front() else { return };
+        if is_stale && step.statement != 0 && matches!(step.kind, Kind::Bind | Kind::Describe) {
+            books.prepared.retire(step.statement);
+        }
+        self.skipping = true;
     }
 
     /// The server sent ReadyForQuery.
     #[inline]
-    pub(crate) fn ready(&mut self, status: TransactionStatus) -> Result<(), Unexpected> {
-        if !self.pop_ready() && !self.doubtful {
+    pub(crate) fn ready(&mut self, status: TransactionStatus, books: &mut Books<'_>) -> Result<(), Unexpected> {
+        if !self.pop_ready(books) && !self.doubtful {
             return Err(Unexpected { tag: backend::READY_FOR_QUERY });
         }
         self.drop_copy_ends();
         self.copy_in = false;
         if self.queue.is_empty() {
             self.status = Some(status);
+            books.names.settle();
         }
         Ok(())
     }
 
     /// Removes the request that this ReadyForQuery answers, and what stood before it.
-    fn pop_ready(&mut self) -> bool {
+    #[inline]
+    fn pop_ready(&mut self, books: &mut Books<'_>) -> bool {
         let skipping = std::mem::take(&mut self.skipping);
-        while let Some(request) = self.queue.pop_front() {
-            match request {
-                Request::Sync => return true,
-                // In a failed group the server skips these as well.
-                Request::Query | Request::FunctionCall if !skipping => return true,
-                Request::Query | Request::FunctionCall | Request::CopyEnd => {}
-                Request::Extended(_) => self.doubtful |= !skipping,
+        let ends = |r: &Request| match r {
+            Request::Sync => true,
+            // In a failed group the server skips these as well.
+            Request::Query | Request::Deallocate | Request::FunctionCall => !skipping,
+            Request::Step(_) | Request::CopyEnd => false,
+        };
+        let (end, found) = match self.queue.iter().position(ends) {
+            Some(0) => return self.queue.pop_front().is_some(),
+            Some(end) => (end, true),
+            None => (self.queue.len(), false),
+        };
+        let is_step = |r: &Request| matches!(r, Request::Step(_));
+        self.doubtful |= !skipping && self.queue.range(..end).any(is_step);
+        self.undo(0, end, books);
+        if let (true, Some(Request::Step(Step { kind: Kind::ParseUnnamed, .. }))) = (skipping, self.queue.front()) {
+            // Not skipped but failed, and the old one went before the server looked at the new.
+            books.names.lose_unnamed();
+        }
+        self.queue.drain(..(end + usize::from(found)));
+        found
+    }
+
+    /// What the server has skipped of the queue, from `from` to `end`, had no effect.
+    fn undo(&self, from: usize, end: usize, books: &mut Books<'_>) {
+        let renames = |r: &&Request| matches!(r, Request::Step(Step { renames: true, .. }));
+        let n = self.queue.range(from..end).filter(renames).count();
+        books.names.undo(n);
+        for request in self.queue.range(from..end).rev() {
+            if let Request::Step(step) = request
+                && step.statement != 0
+            {
+                match step.kind {
+                    Kind::Parse if step.asker != Asker::Refused => books.prepared.parse_undone(step.statement),
+                    Kind::Close => books.prepared.close_undone(step.statement),
+                    _ => {}
+                }
             }
         }
-        false
     }
 
     /// One closing reply of an extended request; those of a Query count for nothing.
     #[inline]
-    fn complete_one(&mut self) {
-        if let Some(Request::Extended(n)) = self.queue.front_mut() {
-            *n -= 1;
-            if *n == 0 {
-                self.queue.pop_front();
-                self.drop_copy_ends();
+    fn complete(&mut self, tag: u8, books: &mut Books<'_>) -> Result<Verdict, Unexpected> {
+        let step = match self.queue.front() {
+            Some(Request::Step(step)) => *step,
+            Some(Request::Deallocate) if tag == backend::EMPTY_QUERY_RESPONSE => {
+                return Ok(Verdict::Replace(DEALLOCATED));
             }
+            _ => return Ok(Verdict::Forward),
+        };
+        if self.doubtful && !step.is_closed_by(tag) {
+            return Ok(Verdict::Forward);
         }
+        if !step.is_closed_by(tag) || step.asker == Asker::Nobody {
+            return Err(Unexpected { tag });
+        }
+        self.queue.pop_front();
+        self.drop_copy_ends();
+        match step.kind {
+            Kind::Parse if step.statement != 0 => books.prepared.parsed(step.statement),
+            Kind::Close if step.statement != 0 => books.prepared.closed(step.statement),
+            _ => {}
+        }
+        if step.renames {
+            books.names.confirm();
+        }
+        Ok(if step.asker == Asker::Pooler { Verdict::Hide } else { Verdict::Forward })
     }
 
     /// The ends of copies that never were stand for nothing.
@@ -206,11 +386,16 @@ impl Outstanding {
     }
 
     /// Copy-in is over: the Syncs sent during it were ignored by the server.
-    fn end_copy(&mut self, failed: bool) {
+    fn end_copy(&mut self, failed: bool, books: &mut Books<'_>) {
         self.copy_in = false;
+        let is_sync = |r: &Request| *r == Request::Sync;
         let swallowed = match self.queue.iter().position(|r| *r == Request::CopyEnd) {
             // The request that started the copy stands first and stays.
-            Some(end) => self.queue.drain(1.min(end)..=end).any(|r| r == Request::Sync),
+            Some(end) => {
+                let from = 1.min(end);
+                self.undo(from, end, books);
+                self.queue.drain(from..=end).any(|r| is_sync(&r))
+            }
             None if !failed => {
                 // The server has ended a copy that the client has not.
                 self.doubtful = true;
@@ -218,7 +403,7 @@ impl Outstanding {
             }
             None => {
                 let before = self.queue.len();
-                self.queue.retain(|r| *r != Request::Sync);
+                self.queue.retain(|r| !is_sync(r));
                 before != self.queue.len()
             }
         };
@@ -229,144 +414,236 @@ impl Outstanding {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use super::super::prepared::Known;
+    use super::super::statement::{Dialect, Statement, intern};
     use super::*;
     use TransactionStatus::{Idle, InBlock};
 
+    /// A server's queue with what hangs on it.
+    #[derive(Default)]
+    struct Bench {
+        names: Names,
+        prepared: Prepared,
+    }
+
+    impl Bench {
+        fn feed(&mut self, o: &mut Outstanding, replies: &str) -> Result<Vec<Verdict>, Unexpected> {
+            let mut books = Books { names: &mut self.names, prepared: &mut self.prepared };
+            let mut verdicts = Vec::new();
+            for tag in replies.bytes() {
+                match tag {
+                    b'Z' => o.ready(Idle, &mut books)?,
+                    b'z' => o.ready(InBlock, &mut books)?,
+                    b'E' => o.error(false, &mut books),
+                    b'e' => o.error(true, &mut books),
+                    tag => verdicts.push(o.reply(tag, &mut books)?),
+                }
+            }
+            Ok(verdicts)
+        }
+    }
+
+    fn step(kind: Kind) -> Request {
+        Request::Step(Step::client(kind))
+    }
+
+    /// Queues Query, Function call, Sync, Parse, Bind, Describe, Execute, cLose, Copy end.
+    fn ask(o: &mut Outstanding, requests: &str) {
+        for request in requests.bytes() {
+            o.request(match request {
+                b'Q' => Request::Query,
+                b'F' => Request::FunctionCall,
+                b'S' => Request::Sync,
+                b'P' => step(Kind::Parse),
+                b'B' => step(Kind::Bind),
+                b'D' => step(Kind::Describe),
+                b'E' => step(Kind::Execute),
+                b'L' => step(Kind::Close),
+                _ => Request::CopyEnd,
+            });
+        }
+    }
+
+    fn feed(o: &mut Outstanding, replies: &str) {
+        Bench::default().feed(o, replies).unwrap();
+    }
+
     /// Feeds requests, then reply tags; `Z` is ReadyForQuery idle, `z` in a block.
-    fn after(requests: &[Request], replies: &str) -> Outstanding {
+    fn after(requests: &str, replies: &str) -> Outstanding {
         let mut o = Outstanding::new();
-        requests.iter().for_each(|r| o.request(*r));
+        ask(&mut o, requests);
         feed(&mut o, replies);
         o
     }
 
-    fn feed(o: &mut Outstanding, replies: &str) {
-        for tag in replies.bytes() {
-            match tag {
-                b'Z' => o.ready(Idle).unwrap(),
-                b'z' => o.ready(InBlock).unwrap(),
-                tag => o.reply(tag),
-            }
-        }
-    }
-
-    use Request::{CopyEnd, Extended, FunctionCall, Query, Sync};
-
     #[test]
     fn simple_and_extended_queries_end_idle() {
-        assert!(after(&[], "").is_idle());
-        assert!(!after(&[Query], "TDC").is_idle());
-        assert!(after(&[Query], "TDCZ").is_idle());
-        assert!(after(&[FunctionCall], "VZ").is_idle());
-        assert!(after(&[Extended(1), Extended(1), Extended(1), Extended(1), Sync], "12TDCZ").is_idle());
-        let in_block = after(&[Query], "Cz");
+        assert!(after("", "").is_idle());
+        assert!(!after("Q", "TDC").is_idle());
+        assert!(after("Q", "TDCZ").is_idle());
+        assert!(after("F", "VZ").is_idle());
+        assert!(after("PBDES", "12TDCZ").is_idle());
+        let in_block = after("Q", "Cz");
         assert!(in_block.is_answered() && !in_block.is_idle());
     }
 
     #[test]
     fn a_pipeline_is_idle_only_after_its_last_sync() {
-        let group = [Extended(3), Sync, Extended(3), Sync];
-        assert!(!after(&group, "12CZ").is_idle());
-        assert!(after(&group, "12CZ12CZ").is_idle());
+        assert!(!after("PBESPBES", "12CZ").is_idle());
+        assert!(after("PBESPBES", "12CZ12CZ").is_idle());
     }
 
     #[test]
     fn flush_without_sync_is_answered_but_not_idle() {
-        let mut o = after(&[Extended(2)], "12");
+        let mut o = after("PB", "12");
         assert!(o.is_answered() && !o.is_idle());
-        o.request(Sync);
+        ask(&mut o, "S");
         feed(&mut o, "Z");
         assert!(o.is_idle());
     }
 
     #[test]
     fn an_error_skips_to_the_groups_sync_even_past_a_query() {
-        assert!(after(&[Extended(4), Query, Sync], "1EZ").is_idle());
-        let o = after(&[Extended(4), Sync, Extended(2), Sync], "1EZ");
-        assert!(!o.is_idle());
+        assert!(after("PBDEQS", "1EZ").is_idle());
+        assert!(!after("PBDESPBS", "1EZ").is_idle());
         // A Query's own error is answered by its own ReadyForQuery.
-        assert!(!after(&[Query, Query], "EZ").is_idle());
-        assert!(after(&[Query, Query], "EZCZ").is_idle());
+        assert!(!after("QQ", "EZ").is_idle());
+        assert!(after("QQ", "EZCZ").is_idle());
         // An error while a Sync commits.
-        assert!(after(&[Extended(2), Sync], "2CEZ").is_idle());
+        assert!(after("BES", "2CEZ").is_idle());
     }
 
     #[test]
     fn syncs_in_a_copy_are_not_answered() {
-        let mut o = after(&[Extended(2), Sync], "2G");
+        let mut o = after("BES", "2G");
         assert!(o.is_copying_in());
-        o.request(CopyEnd);
-        o.request(Sync);
+        ask(&mut o, "cS");
         feed(&mut o, "CZ");
         assert!(o.is_idle() && !o.is_doubtful());
     }
 
     #[test]
     fn a_copy_may_be_sent_before_the_server_asks_for_it() {
-        let o = after(&[Extended(3), CopyEnd, Sync, Extended(3), Sync], "12GCZ12CZ");
+        let o = after("PBEcSPBES", "12GCZ12CZ");
         assert!(o.is_idle() && !o.is_doubtful());
-        assert!(after(&[Query, CopyEnd, Query], "GCZCZ").is_idle());
+        assert!(after("QcQ", "GCZCZ").is_idle());
         // It turns out to be none.
-        assert!(after(&[Query, CopyEnd, Query], "EZCZ").is_idle());
-        assert!(after(&[Extended(3), CopyEnd, Sync], "1EZ").is_idle());
-        assert!(after(&[Extended(1), CopyEnd, Sync], "1Z").is_idle());
+        assert!(after("QcQ", "EZCZ").is_idle());
+        assert!(after("PBEcS", "1EZ").is_idle());
+        assert!(after("PcS", "1Z").is_idle());
     }
 
     #[test]
     fn a_failed_copy_with_syncs_leaves_a_doubt() {
-        let mut o = after(&[Extended(2), Sync], "2GE");
-        o.request(CopyEnd);
-        o.request(Sync);
+        let mut o = after("BES", "2GE");
+        ask(&mut o, "cS");
         feed(&mut o, "Z");
         assert!(o.is_idle() && o.is_doubtful());
         // Without a Sync in it there is none.
-        let mut o = after(&[Query], "G");
-        o.request(CopyEnd);
+        let mut o = after("Q", "G");
+        ask(&mut o, "c");
         feed(&mut o, "EZ");
         assert!(o.is_idle() && !o.is_doubtful());
         // Nor when the server fails before the client has ended its copy.
-        let mut o = after(&[Query], "GEZ");
-        o.request(CopyEnd);
+        let mut o = after("Q", "GEZ");
+        ask(&mut o, "c");
         assert!(o.is_idle() && o.is_answered() && !o.is_doubtful());
     }
 
     #[test]
     fn what_a_server_swallows_takes_no_memory() {
-        let mut o = after(&[Extended(3)], "12G");
-        (0..1000).for_each(|_| o.request(Sync));
+        let mut o = after("PBE", "12G");
+        (0..1000).for_each(|_| ask(&mut o, "S"));
         assert!(o.queue.len() <= 2);
-        o.request(CopyEnd);
-        o.request(Sync);
+        ask(&mut o, "cS");
         feed(&mut o, "CZ");
         assert!(o.is_idle() && !o.is_doubtful());
-        let mut o = after(&[Query], "");
-        (0..1000).for_each(|_| o.request(CopyEnd));
+        let mut o = after("Q", "");
+        (0..1000).for_each(|_| ask(&mut o, "c"));
         assert!(o.queue.len() <= COPY_ENDS_MAX + 1);
-        let mut o = after(&[Extended(1)], "E");
-        (0..1000).for_each(|_| o.request(Query));
+        let mut o = after("P", "E");
+        (0..1000).for_each(|_| ask(&mut o, "QP"));
         assert_eq!(o.queue.len(), 1);
-        o.request(Sync);
-        o.request(Query);
+        ask(&mut o, "SQ");
         feed(&mut o, "ZCZ");
         assert!(o.is_idle());
     }
 
     #[test]
     fn one_request_is_one_ready() {
-        for (requests, is_one) in [
-            (&[Query][..], true),
-            (&[Extended(3), Sync], true),
-            (&[Extended(3)], false),
-            (&[], false),
-            (&[Query, Extended(1)], false),
-            (&[Query, Sync], false),
-        ] {
-            assert_eq!(after(requests, "").is_one_request(), is_one, "{requests:?}");
+        for (requests, is_one) in
+            [("Q", true), ("PBES", true), ("PBE", false), ("", false), ("QP", false), ("QS", false)]
+        {
+            assert_eq!(after(requests, "").is_one_request(), is_one, "{requests}");
         }
     }
 
     #[test]
-    fn an_unasked_ready_is_a_fault() {
-        assert_eq!(Outstanding::new().ready(Idle), Err(Unexpected { tag: b'Z' }));
+    fn a_reply_to_something_else_is_a_fault() {
+        for (requests, replies) in
+            [("", "Z"), ("PS", "2"), ("BS", "1"), ("BS", "C"), ("DS", "3"), ("ES", "T"), ("LS", "1"), ("QS", "CZZZ")]
+        {
+            let mut o = Outstanding::new();
+            ask(&mut o, requests);
+            assert!(Bench::default().feed(&mut o, replies).is_err(), "{requests} {replies}");
+        }
+    }
+
+    fn statement(text: &str) -> Arc<Statement> {
+        intern(format!("outstanding {text}\0\0\0").as_bytes(), Dialect(1))
+    }
+
+    #[test]
+    fn what_the_pooler_asks_is_hidden_and_what_it_knows_is_answered_in_turn() {
+        let a = statement("a");
+        let (mut bench, mut o) = (Bench::default(), Outstanding::new());
+        let hidden = Step { asker: Asker::Pooler, statement: a.id, ..Step::client(Kind::Parse) };
+        let unasked = Step { asker: Asker::Nobody, ..Step::client(Kind::Close) };
+        bench.prepared.begin(&a, o.group());
+        for request in [Request::Step(hidden), step(Kind::Bind), Request::Step(unasked), Request::Sync] {
+            o.request(request);
+        }
+        let answer = |bench: &mut Bench, o: &mut Outstanding| {
+            o.answer(&mut Books { names: &mut bench.names, prepared: &mut bench.prepared })
+        };
+        assert_eq!(bench.feed(&mut o, "1"), Ok(vec![Verdict::Hide]));
+        assert_eq!((answer(&mut bench, &mut o), bench.prepared.look(&a, 9)), (None, Known::Ready));
+        assert_eq!(bench.feed(&mut o, "2"), Ok(vec![Verdict::Forward]));
+        assert_eq!(answer(&mut bench, &mut o), Some(CLOSE_COMPLETE));
+        assert_eq!(bench.feed(&mut o, "Z"), Ok(vec![]));
+        assert!(o.is_idle());
+    }
+
+    #[test]
+    fn an_error_undoes_what_it_has_skipped_and_no_more() {
+        let (a, b) = (statement("a"), statement("b"));
+        let (mut bench, mut o) = (Bench::default(), Outstanding::new());
+        let named = |statement: &Arc<Statement>| {
+            let step = Step { statement: statement.id, renames: true, ..Step::client(Kind::Parse) };
+            Request::Step(step)
+        };
+        for (name, statement) in [(b"a", &a), (b"b", &b)] {
+            o.request(named(statement));
+            bench.prepared.begin(statement, o.group());
+            bench.names.insert(name, Arc::clone(statement));
+        }
+        ask(&mut o, "S");
+        bench.feed(&mut o, "1EZ").unwrap();
+        assert!(bench.names.get(b"a").is_some() && bench.names.get(b"b").is_none());
+        assert_eq!((bench.prepared.look(&a, 9), bench.prepared.look(&b, 9)), (Known::Ready, Known::Absent));
+    }
+
+    #[test]
+    fn a_stale_plan_is_prepared_anew() {
+        let a = statement("stale");
+        let (mut bench, mut o) = (Bench::default(), Outstanding::new());
+        bench.prepared.begin(&a, o.group());
+        bench.prepared.parsed(a.id);
+        o.request(Request::Step(Step { statement: a.id, ..Step::client(Kind::Bind) }));
+        ask(&mut o, "ES");
+        bench.feed(&mut o, "eZ").unwrap();
+        assert_eq!(bench.prepared.look(&a, o.group()), Known::Doubtful);
     }
 }

@@ -1,9 +1,11 @@
 //! What a server sends to the client that it is linked to.
 
 use pgweir_proto::backend::{self as tag, TransactionStatus};
+use pgweir_proto::error_response::ErrorFields;
 use pgweir_proto::frame::{BadLength, HEADER_LEN, Header};
+use pgweir_proto::sqlstate::SqlState;
 
-use super::outstanding::Unexpected;
+use super::outstanding::{Books, Unexpected, Verdict};
 use super::{Outstanding, WHOLE_MESSAGE_MAX};
 
 /// Why both sides must be closed: what the server says cannot be told apart any more.
@@ -43,16 +45,30 @@ pub(crate) struct Replies {
     body_left: usize,
 }
 
-/// Messages that are read and so must be whole before they are forwarded.
-fn is_read(message: u8) -> bool {
-    matches!(message, tag::READY_FOR_QUERY | tag::PARAMETER_STATUS | tag::ERROR_RESPONSE)
+/// A place where the client gets something else than the server has sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Edit {
+    /// Where in the bytes that were scanned.
+    pub(crate) at: usize,
+    /// So many of them are left out.
+    pub(crate) hide_len: usize,
+    /// This is put in.
+    pub(crate) insert: &'static [u8],
 }
 
-/// CommandComplete of a command that takes parameters back to what they were at login. One
-/// that comes in pieces is not recognised; it is sent in one.
-fn is_reset(buf: &[u8]) -> bool {
-    let body = &buf[HEADER_LEN..];
-    body.starts_with(b"RESET\0") || body.starts_with(b"DISCARD ALL\0")
+/// Messages that are read, or may be kept from the client, and so must be whole before they are
+/// forwarded.
+fn is_read(message: u8) -> bool {
+    matches!(
+        message,
+        tag::READY_FOR_QUERY
+            | tag::PARAMETER_STATUS
+            | tag::ERROR_RESPONSE
+            | tag::COMMAND_COMPLETE
+            | tag::PARSE_COMPLETE
+            | tag::CLOSE_COMPLETE
+            | tag::EMPTY_QUERY_RESPONSE
+    )
 }
 
 fn is_known(message: u8) -> bool {
@@ -89,17 +105,23 @@ impl Replies {
         self.body_left == 0
     }
 
-    /// Settles what `buf` answers and returns how much of it to forward; the rest, at most
-    /// `WHOLE_MESSAGE_MAX` bytes, must be kept until more has come.
+    /// Settles what `buf` answers and returns how much of it to forward, but for `edits`, which
+    /// are added in their order; the rest, at most `WHOLE_MESSAGE_MAX` bytes, must be kept until
+    /// more has come.
     #[inline]
     pub(crate) fn scan(
         &mut self,
         buf: &[u8],
         owed: &mut Outstanding,
+        books: &mut Books<'_>,
+        edits: &mut Vec<Edit>,
         mut on_event: impl FnMut(Event<'_>),
     ) -> Result<usize, ReplyFault> {
         let mut at = self.body_left.min(buf.len());
         self.body_left -= at;
+        if at > 0 && self.body_left == 0 {
+            answer(at, owed, books, edits);
+        }
         while let Some(head) = Header::read(&buf[at..]).map_err(ReplyFault::BadHeader)? {
             let here = buf.len() - at;
             if here < head.len && is_read(head.tag) {
@@ -110,48 +132,105 @@ impl Replies {
                     return Err(ReplyFault::Malformed(head.tag));
                 }
             }
-            if head.tag == tag::READY_FOR_QUERY {
-                let body = &buf[at + HEADER_LEN..at + head.len];
-                let status = TransactionStatus::read(body).ok_or(ReplyFault::Malformed(head.tag))?;
-                owed.ready(status).map_err(|Unexpected { tag }| ReplyFault::Unexpected(tag))?;
-                on_event(Event::Ready { status, at });
-            } else if is_known(head.tag) {
-                owed.reply(head.tag);
-                if head.tag == tag::COMMAND_COMPLETE && is_reset(&buf[at..]) {
-                    on_event(Event::Reset);
-                }
-                if is_read(head.tag) {
-                    self.read(head, &buf[at..], &mut on_event)?;
-                }
-            } else {
-                return Err(ReplyFault::UnknownMessage(head.tag));
+            let message = &buf[at..buf.len().min(at + head.len)];
+            match self.settle(head.tag, message, at, owed, books, &mut on_event)? {
+                Verdict::Forward => {}
+                Verdict::Hide => edits.push(Edit { at, hide_len: head.len, insert: b"" }),
+                Verdict::Replace(insert) => edits.push(Edit { at, hide_len: head.len, insert }),
             }
             self.body_left = head.len.saturating_sub(here);
             at += head.len.min(here);
+            if self.body_left == 0 {
+                answer(at, owed, books, edits);
+            }
         }
         Ok(at)
     }
 
-    /// ParameterStatus, or ErrorResponse as far as it is here.
-    fn read(&self, head: Header, buf: &[u8], on_event: &mut impl FnMut(Event<'_>)) -> Result<(), ReplyFault> {
-        let body = &buf[HEADER_LEN..head.len.min(buf.len())];
-        if head.tag == tag::ERROR_RESPONSE {
-            on_event(Event::ErrorResponse { body });
-            return Ok(());
+    /// Takes note of one message, which is whole if somebody looks into it.
+    #[inline]
+    fn settle(
+        &self,
+        message_tag: u8,
+        message: &[u8],
+        at: usize,
+        owed: &mut Outstanding,
+        books: &mut Books<'_>,
+        on_event: &mut impl FnMut(Event<'_>),
+    ) -> Result<Verdict, ReplyFault> {
+        let body = &message[HEADER_LEN..];
+        let unexpected = |Unexpected { tag }| ReplyFault::Unexpected(tag);
+        match message_tag {
+            tag::DATA_ROW => return Ok(Verdict::Forward),
+            tag::READY_FOR_QUERY => {
+                let status = TransactionStatus::read(body).ok_or(ReplyFault::Malformed(message_tag))?;
+                owed.ready(status, books).map_err(unexpected)?;
+                on_event(Event::Ready { status, at });
+            }
+            tag::ERROR_RESPONSE => {
+                owed.error(is_stale(body), books);
+                on_event(Event::ErrorResponse { body });
+            }
+            tag::PARAMETER_STATUS => {
+                let (name, value) = tag::parameter_status(body).ok_or(ReplyFault::Malformed(message_tag))?;
+                // Tracked parameters are ASCII or UTF-8; another encoding can only be one passed through.
+                if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
+                    on_event(Event::ParameterStatus { name, value });
+                }
+            }
+            known if is_known(known) => {
+                let verdict = owed.reply(known, books).map_err(unexpected)?;
+                if known == tag::COMMAND_COMPLETE {
+                    completed(body, books, on_event);
+                }
+                return Ok(verdict);
+            }
+            unknown => return Err(ReplyFault::UnknownMessage(unknown)),
         }
-        let (name, value) = tag::parameter_status(body).ok_or(ReplyFault::Malformed(head.tag))?;
-        // Tracked parameters are ASCII or UTF-8; another encoding can only be one passed through.
-        if let (Ok(name), Ok(value)) = (std::str::from_utf8(name), std::str::from_utf8(value)) {
-            on_event(Event::ParameterStatus { name, value });
-        }
-        Ok(())
+        Ok(Verdict::Forward)
     }
+}
+
+/// Answers what the server was not asked, at `at` in its stream, if it is its turn.
+#[inline]
+fn answer(at: usize, owed: &mut Outstanding, books: &mut Books<'_>, edits: &mut Vec<Edit>) {
+    while let Some(insert) = owed.answer(books) {
+        edits.push(Edit { at, hide_len: 0, insert });
+    }
+}
+
+/// Commands that change more than tables.
+#[inline]
+fn completed(command: &[u8], books: &mut Books<'_>, on_event: &mut impl FnMut(Event<'_>)) {
+    if !matches!(command.first(), Some(b'R' | b'D' | b'P')) {
+        return;
+    }
+    match command {
+        b"RESET\0" => on_event(Event::Reset),
+        b"DISCARD ALL\0" | b"DEALLOCATE ALL\0" => {
+            books.names.clear();
+            books.prepared.clear();
+            if command.starts_with(b"DISCARD") {
+                on_event(Event::Reset);
+            }
+        }
+        b"PREPARE\0" => books.prepared.sql_prepared(),
+        b"DEALLOCATE\0" => books.prepared.sql_deallocated(),
+        _ => {}
+    }
+}
+
+/// The error says that a prepared statement is not there, or that its result has another type
+/// than when it was prepared ("cached plan must not change result type").
+fn is_stale(body: &[u8]) -> bool {
+    let code = ErrorFields::parse(body).sqlstate;
+    matches!(code, Some(SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::FEATURE_NOT_SUPPORTED))
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{Names, Prepared, Request};
     use super::*;
-    use crate::relay::Request;
     use pgweir_proto::frame;
 
     fn stream() -> Vec<u8> {
@@ -168,19 +247,25 @@ mod tests {
         let all = stream();
         for cut in 0..=all.len() {
             let (mut owed, mut replies, mut events) = (Outstanding::new(), Replies::default(), Vec::new());
+            let (mut names, mut prepared, mut edits) = (Names::default(), Prepared::default(), Vec::new());
+            let mut books = Books { names: &mut names, prepared: &mut prepared };
             owed.request(Request::Query);
             let mut note = |e: Event<'_>| events.push(format!("{e:?}"));
-            let first = replies.scan(&all[..cut], &mut owed, &mut note).unwrap();
-            let second = replies.scan(&all[first..], &mut owed, &mut note).unwrap();
+            let first = replies.scan(&all[..cut], &mut owed, &mut books, &mut edits, &mut note).unwrap();
+            let second = replies.scan(&all[first..], &mut owed, &mut books, &mut edits, &mut note).unwrap();
             assert_eq!(first + second, all.len());
             assert!(owed.is_idle() && replies.at_boundary());
-            assert_eq!(events.len(), 3, "{events:?}");
+            assert_eq!((events.len(), edits.len()), (3, 0), "{events:?}");
         }
     }
 
     #[test]
     fn nonsense_is_a_fault() {
-        let scan = |buf: &[u8]| Replies::default().scan(buf, &mut Outstanding::new(), |_| ());
+        let scan = |buf: &[u8]| {
+            let (mut names, mut prepared) = (Names::default(), Prepared::default());
+            let mut books = Books { names: &mut names, prepared: &mut prepared };
+            Replies::default().scan(buf, &mut Outstanding::new(), &mut books, &mut Vec::new(), |_| ())
+        };
         let mut out = Vec::new();
         frame::message(&mut out, b'Z', b"I");
         assert_eq!(scan(&out), Err(ReplyFault::Unexpected(b'Z')));

@@ -1,8 +1,10 @@
 //! What a client sends after its login.
 
-use pgweir_proto::frame::{BadLength, Header};
+use pgweir_proto::frame::{BadLength, HEADER_LEN, Header};
 use pgweir_proto::frontend as tag;
 
+use super::outstanding::{Kind, Step};
+use super::tracking::{Deallocate, Rewritten, Tracking, TrackingSettings};
 use super::{Outstanding, Request, WHOLE_MESSAGE_MAX};
 
 /// Settings that decide whether a message is let through.
@@ -12,6 +14,7 @@ pub(crate) struct RequestLimits {
     pub(crate) max_packet_size: usize,
     /// `disable_pqexec`: no simple Query.
     pub(crate) disable_pqexec: bool,
+    pub(crate) tracking: TrackingSettings,
 }
 
 /// Why a client must go.
@@ -21,6 +24,14 @@ pub(crate) enum RequestFault {
     BadHeader(BadLength),
     UnknownMessage(u8),
     PqexecDisallowed,
+    /// A message without its layout: the name of its kind.
+    Broken(&'static str),
+    StatementNameTooLong,
+    /// Above `max_client_prepared_size`.
+    StatementsTooLarge,
+    /// After a failed COPY with Syncs in it nobody can tell which reply will be whose, and now
+    /// it matters.
+    OutOfStep,
 }
 
 /// Where a scan ended.
@@ -28,6 +39,8 @@ pub(crate) enum RequestFault {
 pub(crate) enum Stop {
     /// Everything that can be forwarded was; what is left is the head of a message.
     NeedMore,
+    /// What is left can be forwarded only when more was answered.
+    Hold,
     Terminate,
     Fault(RequestFault),
 }
@@ -53,6 +66,9 @@ pub(crate) struct Requests {
     body_left: usize,
     /// The same of one that is dropped.
     discard_left: usize,
+    /// The beginning of a long Parse of a named statement, which is needed whole; its end are
+    /// the next `body_left` bytes.
+    collected: Vec<u8>,
 }
 
 fn header(buf: &[u8], limits: RequestLimits) -> Result<Option<Header>, RequestFault> {
@@ -71,7 +87,11 @@ fn request_of(message: u8, limits: RequestLimits) -> Result<Option<Request>, Req
     Ok(match message {
         tag::QUERY if limits.disable_pqexec => return Err(RequestFault::PqexecDisallowed),
         tag::QUERY => Some(Request::Query),
-        tag::PARSE | tag::BIND | tag::DESCRIBE | tag::EXECUTE | tag::CLOSE => Some(Request::Extended(1)),
+        tag::PARSE => Some(Request::Step(Step::client(Kind::Parse))),
+        tag::BIND => Some(Request::Step(Step::client(Kind::Bind))),
+        tag::DESCRIBE => Some(Request::Step(Step::client(Kind::Describe))),
+        tag::EXECUTE => Some(Request::Step(Step::client(Kind::Execute))),
+        tag::CLOSE => Some(Request::Step(Step::client(Kind::Close))),
         tag::SYNC => Some(Request::Sync),
         tag::FUNCTION_CALL => Some(Request::FunctionCall),
         tag::COPY_DONE | tag::COPY_FAIL => Some(Request::CopyEnd),
@@ -84,7 +104,7 @@ impl Requests {
     /// The last byte forwarded was the last of a message.
     #[inline]
     pub(crate) fn at_boundary(&self) -> bool {
-        self.body_left == 0
+        self.body_left == 0 && self.collected.is_empty()
     }
 
     /// Looks at what a client without a server has sent. `buf` begins at a message.
@@ -114,35 +134,165 @@ impl Requests {
         }
     }
 
-    /// Notes what `buf` asks of the linked server and returns how much of it to forward.
+    /// Notes what `buf` asks of a server that does not keep track of statements, and returns how
+    /// much of it to forward.
     #[inline]
     pub(crate) fn scan(&mut self, buf: &[u8], limits: RequestLimits, owed: &mut Outstanding) -> (usize, Stop) {
         let mut at = self.body_left.min(buf.len());
         self.body_left -= at;
         loop {
-            let head = match header(&buf[at..], limits) {
-                Ok(Some(head)) => head,
-                Ok(None) => return (at, Stop::NeedMore),
-                Err(fault) => return (at, Stop::Fault(fault)),
+            let (head, request) = match self.next(&buf[at..], limits) {
+                Ok(next) => next,
+                Err(stop) => return (at, stop),
             };
-            if head.tag == tag::TERMINATE {
-                return (at, Stop::Terminate);
-            }
-            let request = match request_of(head.tag, limits) {
-                Ok(request) => request,
-                Err(fault) => return (at, Stop::Fault(fault)),
-            };
-            let here = buf.len() - at;
-            if here < head.len && head.len <= WHOLE_MESSAGE_MAX {
-                return (at, Stop::NeedMore);
+            if owed.is_full() {
+                return (at, Stop::Hold);
             }
             if let Some(request) = request {
                 owed.request(request);
             }
-            self.body_left = head.len.saturating_sub(here);
-            at += head.len.min(here);
+            at += self.pass(head.len, buf.len() - at);
         }
     }
+
+    /// Hands to `out` what the linked server gets for `buf`, and returns how much of `buf` that was.
+    #[inline]
+    pub(crate) fn track(
+        &mut self,
+        buf: &[u8],
+        limits: RequestLimits,
+        tracking: &mut Tracking<'_>,
+        out: &mut impl FnMut(&[u8]),
+    ) -> (usize, Stop) {
+        let mut at = self.body_left.min(buf.len());
+        self.body_left -= at;
+        let mut run = 0;
+        if !self.collected.is_empty() {
+            self.collected.extend_from_slice(&buf[..at]);
+            run = at;
+            if let Some(stop) = self.finish_collected(tracking, out) {
+                return (at, stop);
+            }
+        }
+        let stop = loop {
+            let (head, request) = match self.next(&buf[at..], limits) {
+                Ok(next) => next,
+                Err(stop) => break stop,
+            };
+            if tracking.owed.is_full() {
+                break Stop::Hold;
+            }
+            let here = &buf[at..];
+            let rewritten = match request {
+                _ if tracking.owed.is_skipping() && head.tag != tag::SYNC => Rewritten::AsItIs,
+                Some(Request::Step(Step { kind: Kind::Execute, .. })) | None => {
+                    request.into_iter().for_each(|request| tracking.owed.request(request));
+                    Rewritten::AsItIs
+                }
+                Some(Request::Step(_)) if is_long_named_parse(head, here) => {
+                    out(&buf[run..at]);
+                    return self.collect(head, here, at, limits, tracking);
+                }
+                Some(Request::Step(_)) => {
+                    // What stands before goes first.
+                    out(&buf[run..at]);
+                    run = at;
+                    tracking.rewrite(head, here, out)
+                }
+                Some(Request::Query) => {
+                    let text = &here[..here.len().min(head.len)];
+                    if tracking.query(text) == Some(Deallocate) {
+                        out(&buf[run..at]);
+                        out(EMPTY_QUERY);
+                        tracking.owed.request(Request::Deallocate);
+                        Rewritten::Replaced(head.len)
+                    } else {
+                        tracking.owed.request(Request::Query);
+                        Rewritten::AsItIs
+                    }
+                }
+                Some(request) => {
+                    tracking.owed.request(request);
+                    Rewritten::AsItIs
+                }
+            };
+            match rewritten {
+                Rewritten::AsItIs => at += self.pass(head.len, here.len()),
+                Rewritten::Replaced(n) => {
+                    run = at + n;
+                    at += self.pass(head.len, here.len());
+                }
+                Rewritten::Hold => break Stop::Hold,
+                Rewritten::NeedMore => break Stop::NeedMore,
+                Rewritten::Fault(fault) => break Stop::Fault(fault),
+            }
+        };
+        out(&buf[run..at]);
+        (at, stop)
+    }
+
+    /// The next message, if there is enough of it to do something about it.
+    #[inline]
+    fn next(&self, buf: &[u8], limits: RequestLimits) -> Result<(Header, Option<Request>), Stop> {
+        let head = header(buf, limits).map_err(Stop::Fault)?.ok_or(Stop::NeedMore)?;
+        if head.tag == tag::TERMINATE {
+            return Err(Stop::Terminate);
+        }
+        let request = request_of(head.tag, limits).map_err(Stop::Fault)?;
+        if buf.len() < head.len.min(WHOLE_MESSAGE_MAX) {
+            return Err(Stop::NeedMore);
+        }
+        Ok((head, request))
+    }
+
+    /// A message of `len` bytes, of which `here` have come, is dealt with; returns how many.
+    #[inline]
+    fn pass(&mut self, len: usize, here: usize) -> usize {
+        self.body_left = len.saturating_sub(here);
+        len.min(here)
+    }
+
+    /// Begins to gather a Parse that is not whole, of which `here` is all that has come.
+    fn collect(
+        &mut self,
+        head: Header,
+        here: &[u8],
+        at: usize,
+        limits: RequestLimits,
+        tracking: &Tracking<'_>,
+    ) -> (usize, Stop) {
+        if tracking.names.bytes() + head.len > limits.tracking.client_len_max {
+            return (at, Stop::Fault(RequestFault::StatementsTooLarge));
+        }
+        self.collected.extend_from_slice(here);
+        (at + self.pass(head.len, here.len()), Stop::NeedMore)
+    }
+
+    /// Deals with a gathered Parse once it is whole; `Some`: nothing more can be done now.
+    fn finish_collected(&mut self, tracking: &mut Tracking<'_>, out: &mut impl FnMut(&[u8])) -> Option<Stop> {
+        if self.body_left > 0 {
+            return Some(Stop::NeedMore);
+        }
+        if !tracking.owed.is_skipping() {
+            match tracking.parse(&self.collected[HEADER_LEN..], out) {
+                Rewritten::Replaced(_) => {}
+                Rewritten::AsItIs => out(&self.collected),
+                Rewritten::Hold => return Some(Stop::Hold),
+                Rewritten::NeedMore => return Some(Stop::NeedMore),
+                Rewritten::Fault(fault) => return Some(Stop::Fault(fault)),
+            }
+        }
+        self.collected = Vec::new();
+        None
+    }
+}
+
+const EMPTY_QUERY: &[u8] = b"Q\0\0\0\x05\0";
+
+/// A Parse of a named statement that has not come whole.
+#[inline]
+fn is_long_named_parse(head: Header, here: &[u8]) -> bool {
+    head.tag == tag::PARSE && here.len() < head.len && here.get(HEADER_LEN).is_some_and(|&b| b != 0)
 }
 
 #[cfg(test)]
@@ -150,7 +300,11 @@ mod tests {
     use super::*;
     use pgweir_proto::frame;
 
-    const LIMITS: RequestLimits = RequestLimits { max_packet_size: i32::MAX as usize, disable_pqexec: false };
+    const LIMITS: RequestLimits = RequestLimits {
+        max_packet_size: i32::MAX as usize,
+        disable_pqexec: false,
+        tracking: TrackingSettings { per_server: 0, client_len_max: 0 },
+    };
 
     fn message(tag: u8, body: &[u8]) -> Vec<u8> {
         let mut out = Vec::new();
@@ -205,7 +359,7 @@ mod tests {
         assert_eq!(scan(&message(b'!', b""), LIMITS), Stop::Fault(RequestFault::UnknownMessage(b'!')));
         assert_eq!(scan(&message(b'X', b""), LIMITS), Stop::Terminate);
         assert!(matches!(scan(b"Q\0\0\0\x01", LIMITS), Stop::Fault(RequestFault::BadHeader(_))));
-        let strict = RequestLimits { max_packet_size: 10, disable_pqexec: true };
+        let strict = RequestLimits { max_packet_size: 10, disable_pqexec: true, ..LIMITS };
         assert!(matches!(scan(&message(b'Q', b"1234567"), strict), Stop::Fault(RequestFault::BadHeader(_))));
         assert_eq!(scan(&message(b'Q', b""), strict), Stop::Fault(RequestFault::PqexecDisallowed));
     }

@@ -26,7 +26,7 @@ use crate::net::stream::Stream;
 use crate::net::tcp::TcpOptions;
 use crate::pool::Permit;
 use crate::registry::{Address, Ends, Registry, ServerInfo};
-use crate::relay::{Outstanding, Replies};
+use crate::relay::{Outstanding, Prepared, Replies};
 pub(crate) use dial::dial;
 pub(crate) use error::{ConnectError, Step};
 use turns::Turns;
@@ -278,6 +278,7 @@ impl<'a> Attempt<'a> {
             socket: Socket::Attached(stream),
             outstanding: Outstanding::new(),
             replies: Replies::default(),
+            prepared: Prepared::default(),
             partial: Vec::new(),
             notices: greeting.notices,
             is_midway: false,

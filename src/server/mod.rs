@@ -16,7 +16,7 @@ use crate::net::clock;
 use crate::net::stream::{Detached, Stream, Unread};
 use crate::pool::Permit;
 use crate::registry::{Registry, ServerInfo};
-use crate::relay::{Outstanding, Replies};
+use crate::relay::{Outstanding, Prepared, Replies};
 use parameters::Parameters;
 
 /// Where a server's socket is registered.
@@ -30,12 +30,24 @@ pub(crate) enum Socket {
     Gone,
 }
 
+impl Socket {
+    /// The stream, which must be attached to this thread's runtime.
+    pub(crate) fn stream(&mut self) -> &mut Stream {
+        match self {
+            Socket::Attached(stream) => stream,
+            Socket::Detached(_) | Socket::Gone => unreachable!("a server is attached before it is used"),
+        }
+    }
+}
+
 /// A server connection that is logged in.
 #[derive(Debug)]
 pub(crate) struct Server {
     pub(crate) socket: Socket,
     pub(crate) outstanding: Outstanding,
     pub(crate) replies: Replies,
+    /// The pooler's statements that it has; in session pooling none.
+    pub(crate) prepared: Prepared,
     /// The beginning of a reply that must be whole before it is forwarded; at most
     /// `WHOLE_MESSAGE_MAX` bytes, usually none.
     pub(crate) partial: Vec<u8>,
@@ -54,10 +66,7 @@ pub(crate) struct Server {
 impl Server {
     /// The socket, which must be attached to this thread's runtime.
     pub(crate) fn stream(&mut self) -> &mut Stream {
-        match &mut self.socket {
-            Socket::Attached(stream) => stream,
-            Socket::Detached(_) | Socket::Gone => unreachable!("a server is attached before it is used"),
-        }
+        self.socket.stream()
     }
 
     /// Moves the socket to this thread's runtime, unless it is `here` already.
@@ -85,7 +94,6 @@ impl Server {
     }
 
     /// Ends the connection, says why in the log, and tells the server if it can be told.
-    #[expect(clippy::boxed_local, reason = "every server is in a box already")]
     pub(crate) fn close(self: Box<Self>, reason: &str) {
         if log::is_wanted(Topic::Disconnections) {
             self.log(format_args!("closing because: {reason} (age={}s)", self.age_s()));

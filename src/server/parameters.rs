@@ -4,9 +4,13 @@
 //! values is shared by all who have the same, so that comparing two is comparing two pointers
 //! in the usual case, and a client costs no memory for them.
 
-use std::collections::HashSet;
+use std::borrow::Borrow;
+use std::collections::{HashMap, HashSet};
 use std::fmt::Write;
+use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use crate::relay::Dialect;
 
 /// The names that are tracked; fixed for the life of the process.
 #[derive(Debug, PartialEq, Eq)]
@@ -43,18 +47,53 @@ impl Tracked {
     }
 }
 
-type Values = Arc<[Option<Arc<str>>]>;
+/// A value for each tracked name; `None` where none is known.
+type Values = Box<[Option<Arc<str>>]>;
 
 /// A value for each tracked name; `None` where none is known.
 #[derive(Debug, Clone)]
-pub(crate) struct Parameters(Values);
+pub(crate) struct Parameters(Arc<Set>);
+
+#[derive(Debug)]
+struct Set {
+    values: Values,
+    dialect: Dialect,
+}
+
+impl Borrow<[Option<Arc<str>>]> for Shares {
+    fn borrow(&self) -> &[Option<Arc<str>>] {
+        &self.0.values
+    }
+}
+
+/// A set as it is found by its values.
+#[derive(Debug)]
+struct Shares(Arc<Set>);
+
+impl PartialEq for Shares {
+    fn eq(&self, other: &Shares) -> bool {
+        self.0.values == other.0.values
+    }
+}
+
+impl Eq for Shares {}
+
+impl Hash for Shares {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.values.hash(state);
+    }
+}
 
 /// The sets in use. Looked at when a parameter changes, never per query.
 static SHARED: LazyLock<Mutex<Shared>> = LazyLock::new(Mutex::default);
 
 #[derive(Default)]
 struct Shared {
-    sets: HashSet<Values>,
+    sets: HashSet<Shares>,
+    /// By all values but `application_name`, which no analysis of a text depends on.
+    dialects: HashMap<Values, Dialect>,
+    /// Never given again, since a statement may outlive the sets that it was prepared under.
+    last_dialect: u64,
     /// Unused sets are dropped when there are so many.
     sweep_at: usize,
 }
@@ -63,15 +102,32 @@ fn share(values: Vec<Option<Arc<str>>>) -> Parameters {
     // Nothing under this lock panics; it protects the set of sets.
     let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
     if let Some(known) = shared.sets.get(values.as_slice()) {
-        return Parameters(Arc::clone(known));
+        return Parameters(Arc::clone(&known.0));
     }
     if shared.sets.len() >= shared.sweep_at {
-        shared.sets.retain(|set| Arc::strong_count(set) > 1);
-        shared.sweep_at = (2 * shared.sets.len()).max(64);
+        shared.sweep();
     }
-    let new: Values = values.into();
-    shared.sets.insert(Arc::clone(&new));
+    let new = Arc::new(Set { dialect: shared.dialect(&values), values: values.into() });
+    shared.sets.insert(Shares(Arc::clone(&new)));
     Parameters(new)
+}
+
+impl Shared {
+    fn sweep(&mut self) {
+        self.sets.retain(|set| Arc::strong_count(&set.0) > 1);
+        self.sweep_at = (2 * self.sets.len()).max(64);
+        let used: HashSet<Dialect> = self.sets.iter().map(|set| set.0.dialect).collect();
+        self.dialects.retain(|_, dialect| used.contains(dialect));
+    }
+
+    fn dialect(&mut self, values: &[Option<Arc<str>>]) -> Dialect {
+        let mut nameless: Values = values.into();
+        nameless[APPLICATION_NAME] = None;
+        *self.dialects.entry(nameless).or_insert_with(|| {
+            self.last_dialect += 1;
+            Dialect(self.last_dialect)
+        })
+    }
 }
 
 impl Parameters {
@@ -84,28 +140,41 @@ impl Parameters {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
+    /// What texts are analysed under.
+    #[inline]
+    pub(crate) fn dialect(&self) -> Dialect {
+        self.0.dialect
+    }
+
     pub(crate) fn get(&self, position: usize) -> Option<&Arc<str>> {
-        self.0[position].as_ref()
+        self.0.values[position].as_ref()
     }
 
     /// The values that are known, with their positions.
     pub(crate) fn values(&self) -> impl Iterator<Item = (usize, &Arc<str>)> {
-        self.0.iter().enumerate().filter_map(|(position, value)| Some((position, value.as_ref()?)))
+        self.0.values.iter().enumerate().filter_map(|(position, value)| Some((position, value.as_ref()?)))
     }
 
     /// The set with one value changed.
     pub(crate) fn with(&self, position: usize, value: &str) -> Parameters {
-        if self.0[position].as_deref() == Some(value) {
+        if self.0.values[position].as_deref() == Some(value) {
             return self.clone();
         }
-        let mut values = self.0.to_vec();
+        let mut values = self.0.values.to_vec();
         values[position] = Some(value.into());
         share(values)
     }
 
     /// This set where it has a value, `other` where not.
     pub(crate) fn or(&self, other: &Parameters) -> Parameters {
-        share(self.0.iter().zip(&*other.0).map(|(own, other)| own.clone().or_else(|| other.clone())).collect())
+        share(
+            self.0
+                .values
+                .iter()
+                .zip(&*other.0.values)
+                .map(|(own, other)| own.clone().or_else(|| other.clone()))
+                .collect(),
+        )
     }
 
     /// This set, with the spelling of `server` wherever both have a value.
@@ -114,7 +183,7 @@ impl Parameters {
             (Some(_), Some(there)) => Some(Arc::clone(there)),
             (own, _) => own.clone(),
         };
-        share(self.0.iter().zip(&*server.0).map(value).collect())
+        share(self.0.values.iter().zip(&*server.0.values).map(value).collect())
     }
 
     /// SET commands that give a server with the values `server` those of `self`; `None` if
@@ -124,7 +193,7 @@ impl Parameters {
             return None;
         }
         let mut sql = String::new();
-        for (position, (own, there)) in self.0.iter().zip(&*server.0).enumerate() {
+        for (position, (own, there)) in self.0.values.iter().zip(&*server.0.values).enumerate() {
             let (Some(own), Some(there)) = (own, there) else { continue };
             if own != there {
                 set_command(&mut sql, tracked.name(position), own);

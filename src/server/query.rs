@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::Server;
 use super::parameters::Tracked;
-use crate::relay::{Event, ReplyFault, Request};
+use crate::relay::{Books, Event, Names, ReplyFault, Request};
 
 /// Read at once. Such queries have short answers; a longer one takes more reads.
 const READ_LEN: usize = 4096;
@@ -105,8 +105,11 @@ pub(super) async fn exchange(
             (Err(QueryError::Lost(_)), Some(last_words)) => return Err(QueryError::Ended(last_words)),
             (read, earlier) => (read?, refusal = earlier).0,
         }
-        let Server { outstanding, replies, parameters, .. } = server;
-        let scanned = replies.scan(&buf, outstanding, |event| match event {
+        let Server { outstanding, replies, prepared, parameters, .. } = server;
+        let mut names = Names::default();
+        let mut books = Books { names: &mut names, prepared };
+        // Nothing is hidden from ourselves.
+        let scanned = replies.scan(&buf, outstanding, &mut books, &mut Vec::new(), |event| match event {
             Event::ParameterStatus { name, value } => {
                 if let Some(position) = tracked.position(name) {
                     *parameters = parameters.with(position, value);
@@ -122,6 +125,7 @@ pub(super) async fn exchange(
             return Err(QueryError::CopyIn);
         }
     }
+    server.info.set_prepared(server.prepared.len());
     match refusal {
         _ if !server.outstanding.is_idle() => Err(QueryError::TransactionOpen),
         Some(refusal) => Err(QueryError::Server(refusal)),
@@ -144,7 +148,7 @@ mod tests {
     use crate::net::stream::Stream;
     use crate::pool::Quota;
     use crate::registry::{Address, Ends, Registry, ServerInfo};
-    use crate::relay::{Outstanding, Replies};
+    use crate::relay::{Outstanding, Prepared, Replies};
     use crate::server::Socket;
     use crate::server::login::fake::{Fake, key, refusal};
     use crate::server::parameters::Parameters;
@@ -164,6 +168,7 @@ mod tests {
             socket: Socket::Attached(Stream::Unix(ours)),
             outstanding: Outstanding::new(),
             replies: Replies::default(),
+            prepared: Prepared::default(),
             partial: Vec::new(),
             notices: Vec::new(),
             is_midway: false,

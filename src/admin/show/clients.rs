@@ -63,5 +63,6 @@ fn socket<'a>(client: &'a ClientInfo, state: &'a str, now_us: u64) -> Socket<'a>
             Ends::Tcp { .. } => None,
         },
         application_name: client.application_name(),
+        prepared: client.prepared(),
     }
 }

@@ -8,6 +8,7 @@ mod help;
 mod lists;
 pub(super) mod parameters;
 mod pools;
+mod prepared_statements;
 mod servers;
 mod sockets;
 mod state;
@@ -38,6 +39,7 @@ fn table(console: &Console, what: &str) -> Option<Table> {
         "databases" => databases::show(pools),
         "dns_hosts" => dns_hosts::show(pools),
         "lists" => lists::show(pools),
+        "prepared_statements" => prepared_statements::show(pools),
         "pools" => pools::show(pools),
         "servers" => servers::show(pools),
         "state" => state::show(pools),

@@ -64,5 +64,6 @@ fn socket<'a>(server: &'a ServerInfo, state: &'a str) -> Socket<'a> {
         // Over TCP, what it calls itself in its cancel key.
         remote_pid: told.or(Some(server.cancel_key.pid)),
         application_name: server.application_name(),
+        prepared: server.prepared(),
     }
 }

@@ -24,6 +24,8 @@ pub(super) struct Socket<'a> {
     /// What the other end calls itself; `None`: over TCP nobody tells a client's.
     pub(super) remote_pid: Option<u32>,
     pub(super) application_name: Option<Arc<str>>,
+    /// Prepared statements that it has.
+    pub(super) prepared: u32,
 }
 
 impl Socket<'_> {
@@ -53,7 +55,7 @@ impl Socket<'_> {
             self.remote_pid.unwrap_or(0),
             "",
             self.application_name.as_deref().unwrap_or_default(),
-            0_u32,
+            self.prepared,
             int4(self.id),
         ]
     }
@@ -100,14 +102,15 @@ mod tests {
             link: 0x1_8000_0001,
             remote_pid: None,
             application_name: Some("psql".into()),
+            prepared: 3,
         };
-        let expected = "C alice app none active ::1 4711 ::1 6432 1 7 0 0x2a 0x180000001 0  psql 0 42";
+        let expected = "C alice app none active ::1 4711 ::1 6432 1 7 0 0x2a 0x180000001 0  psql 3 42";
         assert_eq!(texts(&socket).join(" "), expected);
         let unix = Ends::Unix { port: 5432, peer_pid: Some(99) };
         socket.ends = &unix;
         (socket.kind, socket.id, socket.link) = ("S", 0x1_8000_0001, 0);
         (socket.close_needed, socket.remote_pid, socket.application_name) = (true, Some(99), None);
-        let expected = "S alice app none active unix 5432 unix 6432 1 7 1 0x180000001  99   0 1";
+        let expected = "S alice app none active unix 5432 unix 6432 1 7 1 0x180000001  99   3 1";
         assert_eq!(texts(&socket).join(" "), expected);
     }
 }

@@ -1,0 +1,222 @@
+//! The texts that clients prepare, each held once for all clients and servers that know it.
+
+use std::collections::hash_map::RandomState;
+use std::hash::BuildHasher;
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock, Weak};
+
+use dashmap::DashMap;
+use pgweir_proto::frame::{self, HEADER_LEN};
+use pgweir_proto::frontend as tag;
+
+/// Server-side names are this and the statement's number.
+const PREFIX: &str = "PGWEIR_";
+
+/// The settings under which a text is analysed: `'1/2/2003'::date` becomes a constant already
+/// when it is parsed, by the DateStyle of that moment. Equal numbers stand for equal settings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(crate) struct Dialect(pub(crate) u64);
+
+/// A text with its parameter types, as any number of clients have prepared it.
+#[derive(Debug)]
+pub(crate) struct Statement {
+    pub(crate) id: u64,
+    pub(crate) dialect: Dialect,
+    /// DEALLOCATE or DISCARD: to run it may take statements from the server.
+    pub(crate) deallocates: bool,
+    /// The Parse message that prepares it under its server-side name.
+    parse: Box<[u8]>,
+    /// Bytes of that name.
+    name_len: usize,
+    hash: u64,
+    /// Counted up when its plans are of no more use; what was prepared before is prepared anew.
+    generation: AtomicU32,
+}
+
+/// All of them, by the hash of text, types and dialect.
+static KNOWN: LazyLock<DashMap<u64, Vec<Weak<Statement>>>> = LazyLock::new(DashMap::new);
+static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+static NEXT_ID: AtomicU64 = AtomicU64::new(1);
+static COUNT: AtomicUsize = AtomicUsize::new(0);
+static BYTES: AtomicUsize = AtomicUsize::new(0);
+
+/// How many there are, and the bytes that they take.
+pub(crate) fn in_memory() -> (usize, usize) {
+    (COUNT.load(Ordering::Relaxed), BYTES.load(Ordering::Relaxed))
+}
+
+/// Whether a name is one of those that the pooler gives on servers.
+pub(crate) fn is_ours(name: &[u8]) -> bool {
+    name.starts_with(PREFIX.as_bytes())
+}
+
+/// Whether to run `sql` may take prepared statements from the server.
+pub(crate) fn deallocates(sql: &[u8]) -> bool {
+    let sql = sql.trim_ascii_start();
+    let begins = |word: &[u8]| sql.get(..word.len()).is_some_and(|head| head.eq_ignore_ascii_case(word));
+    matches!(sql.first(), Some(b'd' | b'D')) && (begins(b"deallocate") || begins(b"discard"))
+}
+
+/// What follows the name in a Parse: the text with its NUL, the number of parameter types, and
+/// their OIDs, nothing else.
+pub(crate) fn is_parse_body(body: &[u8]) -> bool {
+    let Some(end) = body.iter().position(|&b| b == 0) else { return false };
+    match body[end + 1..].split_first_chunk::<2>() {
+        Some((n, types)) => types.len() == 4 * usize::from(u16::from_be_bytes(*n)),
+        None => false,
+    }
+}
+
+/// The statement of this text and these types, if somebody has prepared it.
+pub(crate) fn find(body: &[u8], dialect: Dialect) -> Option<Arc<Statement>> {
+    let known = KNOWN.get(&hash(body, dialect))?;
+    known.iter().filter_map(Weak::upgrade).find(|statement| statement.is(body, dialect))
+}
+
+/// The statement of this text and these types, which becomes known by this.
+pub(crate) fn intern(body: &[u8], dialect: Dialect) -> Arc<Statement> {
+    let hash = hash(body, dialect);
+    let mut known = KNOWN.entry(hash).or_default();
+    if let Some(statement) = known.iter().filter_map(Weak::upgrade).find(|statement| statement.is(body, dialect)) {
+        return statement;
+    }
+    let statement = Arc::new(Statement::new(body, dialect, hash));
+    known.push(Arc::downgrade(&statement));
+    statement
+}
+
+fn hash(body: &[u8], dialect: Dialect) -> u64 {
+    HASHER.hash_one((dialect, body))
+}
+
+impl Statement {
+    fn new(body: &[u8], dialect: Dialect, hash: u64) -> Statement {
+        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+        let name = format!("{PREFIX}{id}");
+        let mut parse = Vec::with_capacity(HEADER_LEN + name.len() + 1 + body.len());
+        let at = frame::begin(&mut parse, tag::PARSE);
+        parse.extend_from_slice(name.as_bytes());
+        parse.push(0);
+        parse.extend_from_slice(body);
+        frame::finish(&mut parse, at);
+        COUNT.fetch_add(1, Ordering::Relaxed);
+        BYTES.fetch_add(parse.len(), Ordering::Relaxed);
+        Statement {
+            id,
+            dialect,
+            deallocates: deallocates(body),
+            parse: parse.into(),
+            name_len: name.len(),
+            hash,
+            generation: AtomicU32::new(0),
+        }
+    }
+
+    fn is(&self, body: &[u8], dialect: Dialect) -> bool {
+        self.dialect == dialect && self.body() == body
+    }
+
+    /// The Parse message that prepares it on a server.
+    pub(crate) fn parse(&self) -> &[u8] {
+        &self.parse
+    }
+
+    /// Its name on servers, with the NUL.
+    pub(crate) fn name(&self) -> &[u8] {
+        &self.parse[HEADER_LEN..HEADER_LEN + self.name_len + 1]
+    }
+
+    /// Text and parameter types.
+    pub(crate) fn body(&self) -> &[u8] {
+        &self.parse[HEADER_LEN + self.name_len + 1..]
+    }
+
+    pub(crate) fn generation(&self) -> u32 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// Its plans do not fit the tables any more: every server prepares it anew before it is
+    /// used there again.
+    pub(crate) fn retire(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Statement {
+    fn drop(&mut self) {
+        COUNT.fetch_sub(1, Ordering::Relaxed);
+        BYTES.fetch_sub(self.parse.len(), Ordering::Relaxed);
+        KNOWN.remove_if_mut(&self.hash, |_, known| {
+            known.retain(|statement| statement.strong_count() > 0);
+            known.is_empty()
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const A: Dialect = Dialect(1);
+
+    #[test]
+    fn equal_texts_are_one_until_nobody_holds_them() {
+        let body = b"select 'equal texts'\0\0\0";
+        let first = intern(body, A);
+        let second = intern(body, A);
+        assert!(Arc::ptr_eq(&first, &second));
+        assert!(Arc::ptr_eq(&find(body, A).unwrap(), &first));
+        let id = first.id;
+        drop((first, second));
+        assert!(find(body, A).is_none());
+        assert_ne!(intern(body, A).id, id);
+    }
+
+    #[test]
+    fn text_types_and_dialect_tell_statements_apart() {
+        let plain = intern(b"select $1\0\0\0", A);
+        let typed = intern(b"select $1\0\0\x01\0\0\0\x17", A);
+        let other = intern(b"select $1\0\0\0", Dialect(2));
+        assert!(plain.id != typed.id && plain.id != other.id);
+    }
+
+    #[test]
+    fn the_parse_message_is_whole() {
+        let statement = intern(b"select 'whole'\0\0\0", A);
+        let name = format!("PGWEIR_{}\0", statement.id);
+        let mut expected = Vec::new();
+        frame::message(&mut expected, b'P', &[name.as_bytes(), b"select 'whole'\0\0\0"].concat());
+        assert_eq!(statement.parse(), expected);
+        assert_eq!((statement.name(), statement.body()), (name.as_bytes(), &b"select 'whole'\0\0\0"[..]));
+        assert!(is_ours(statement.name()));
+    }
+
+    #[test]
+    fn what_may_deallocate_is_seen_at_its_first_word() {
+        for (sql, expected) in [
+            (&b"DEALLOCATE ALL\0"[..], true),
+            (b" \n discard all", true),
+            (b"delete from t", false),
+            (b"select 'deallocate'", false),
+            (b"d", false),
+            (b"", false),
+        ] {
+            assert_eq!(deallocates(sql), expected, "{}", sql.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn only_a_whole_body_is_one() {
+        for (body, expected) in [
+            (&b"x\0\0\0"[..], true),
+            (b"\0\0\x01\0\0\0\x17", true),
+            (b"x\0\0\x01\0\0\0", false),
+            (b"x\0\0\0\0", false),
+            (b"x\0\0", false),
+            (b"x", false),
+            (b"", false),
+        ] {
+            assert_eq!(is_parse_body(body), expected, "{}", body.escape_ascii());
+        }
+    }
+}
