@@ -15,6 +15,9 @@ use super::statement::{self, Dialect, Statement};
 /// Names of portal and statement in one message, together with their NULs.
 pub(crate) const NAMES_LEN_MAX: usize = 32 * 1024;
 
+/// PostgreSQL ends a connection over a Close of more than 10,000 bytes.
+const CLOSE_NAME_LEN_MAX: usize = 9 * 1024;
+
 /// What hangs on a client's prepared statements while it has a server.
 pub(crate) struct Tracking<'a> {
     pub(crate) owed: &'a mut Outstanding,
@@ -309,6 +312,9 @@ impl Tracking<'_> {
         }
         if self.owed.is_doubtful() {
             return Err(RequestFault::OutOfStep);
+        }
+        if name.len() > CLOSE_NAME_LEN_MAX {
+            return Err(RequestFault::StatementNameTooLong);
         }
         // If it is one of the pooler's, it is prepared anew when somebody needs it.
         if statement::is_ours(name) {

@@ -19,6 +19,7 @@ mod login;
 mod parameters;
 mod pgbench;
 mod pooling;
+mod prepared;
 mod relay;
 mod servers;
 mod startup;

@@ -115,10 +115,14 @@ fn two_thousand_clients_on_twenty_servers() {
 }
 
 #[test]
-fn prepared_statements_of_pgbench_work_in_session_mode() {
-    let bank = Bank::open("session", SERVERS);
-    bank.run(SERVERS, 50, &["-M", "prepared"]);
-    bank.assert_balanced(SERVERS * 50);
+fn prepared_statements_of_pgbench_work_in_both_modes() {
+    for (mode, clients) in [("session", SERVERS), ("transaction", 3 * SERVERS)] {
+        let bank = Bank::open(mode, clients);
+        // A thread each: pgbench blocks a thread while it prepares, and with it all clients of the
+        // thread, also those that hold the servers.
+        bank.run(clients, 20, &["-M", "prepared", "-j", &clients.to_string()]);
+        bank.assert_balanced(clients * 20);
+    }
 }
 
 #[test]
