@@ -8,6 +8,7 @@ use std::task::Waker;
 
 use dashmap::DashMap;
 use pgweir_proto::cancel::{CancelKey, SecretKey};
+use pgweir_proto::replication::Replication;
 use tokio::sync::Notify;
 
 use crate::net::clock;
@@ -87,6 +88,8 @@ pub(crate) struct ClientInfo {
     pub(crate) user: Arc<str>,
     pub(crate) database: Arc<str>,
     pub(crate) connect_us: u64,
+    /// It came for replication.
+    pub(crate) replication: Option<Replication>,
     /// When its last request came.
     request_us: AtomicU64,
     /// Since when it waits for a server; 0: it does not.
@@ -157,6 +160,7 @@ impl ClientInfo {
             user,
             database,
             connect_us,
+            replication: None,
             request_us: AtomicU64::new(clock::now_us()),
             wait_us: AtomicU64::new(0),
             query_us: AtomicU64::new(0),
@@ -239,6 +243,8 @@ pub(crate) struct ServerInfo {
     pub(crate) database: Arc<str>,
     pub(crate) cancel_key: CancelKey,
     pub(crate) connect_us: u64,
+    /// It is a walsender, of one client only.
+    pub(crate) replication: Option<Replication>,
     request_us: AtomicU64,
     state: AtomicU8,
     /// Id of the client that it is linked to; 0: none.
@@ -289,6 +295,7 @@ impl ServerInfo {
             database,
             cancel_key,
             connect_us,
+            replication: None,
             request_us: AtomicU64::new(connect_us),
             state: AtomicU8::new(ServerPhase::Login as u8),
             link: AtomicU64::new(0),

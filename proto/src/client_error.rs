@@ -23,6 +23,8 @@ pub enum ClientError {
     /// The same, inside `options`.
     UnsupportedParameterInOptions(String),
     UnsupportedOptions,
+    /// Told in PostgreSQL's words. Holds the value.
+    BadReplication(String),
     /// Bytes behind an SSLRequest, before its answer (CVE-2021-3935).
     UnencryptedDataAfterSslRequest,
     /// The same behind a GSSENCRequest.
@@ -80,6 +82,12 @@ pub enum ClientError {
         sqlstate: Option<SqlState>,
     },
 
+    /// The same for a client of replication, in PgBouncer's word and, as its detail, the server's.
+    ReplicationLoginFailed {
+        detail: String,
+        sqlstate: Option<SqlState>,
+    },
+
     // In a session
     /// The server went away without a word.
     ServerCrashed,
@@ -115,6 +123,9 @@ pub enum ClientError {
     DatabaseChanged,
 }
 
+/// PostgreSQL's words.
+const REPLICATION_VALUES: &str = r#"Valid values are: "false", 0, "true", 1, "database"."#;
+
 impl ClientError {
     pub fn message(&self) -> Cow<'_, str> {
         use ClientError as E;
@@ -133,6 +144,9 @@ impl ClientError {
             E::UnsupportedOptions => {
                 "unsupported options startup parameter: \
                  only '-c config=val' and '--config=val' are allowed"
+            }
+            E::BadReplication(value) => {
+                return format!("invalid value for parameter \"replication\": \"{value}\"").into();
             }
             E::UnencryptedDataAfterSslRequest => "received unencrypted data after SSL request",
             E::UnencryptedDataAfterGssRequest => "received unencrypted data after GSSAPI encryption request",
@@ -167,6 +181,7 @@ impl ClientError {
                 .into();
             }
             E::Server { message, .. } => message,
+            E::ReplicationLoginFailed { .. } => "login failed",
             E::ServerCrashed => "server conn crashed?",
             E::QueryTimeout => "query timeout",
             E::IdleTransactionTimeout => "idle transaction timeout",
@@ -210,7 +225,10 @@ impl ClientError {
             E::ServerLoginFailing { sqlstate, .. } => {
                 sqlstate.unwrap_or(SqlState::SQLCLIENT_UNABLE_TO_ESTABLISH_SQLCONNECTION)
             }
-            E::Server { sqlstate, .. } => sqlstate.unwrap_or(SqlState::CONNECTION_FAILURE),
+            E::Server { sqlstate, .. } | E::ReplicationLoginFailed { sqlstate, .. } => {
+                sqlstate.unwrap_or(SqlState::CONNECTION_FAILURE)
+            }
+            E::BadReplication(_) => SqlState::INVALID_PARAMETER_VALUE,
             E::ServerCrashed => SqlState::CONNECTION_FAILURE,
             E::AdminDisconnect | E::ServerShuttingDown => SqlState::ADMIN_SHUTDOWN,
             E::BadPacketHeader(_)
@@ -244,7 +262,14 @@ impl ClientError {
 
     /// Appends a FATAL ErrorResponse.
     pub fn encode(&self, out: &mut Vec<u8>) {
-        ErrorResponse::new(Severity::Fatal, self.sqlstate(), &self.message()).error(out);
+        let message = self.message();
+        let mut response = ErrorResponse::new(Severity::Fatal, self.sqlstate(), &message);
+        match self {
+            ClientError::ReplicationLoginFailed { detail, .. } => response.detail = Some(detail),
+            ClientError::BadReplication(_) => response.hint = Some(REPLICATION_VALUES),
+            _ => {}
+        }
+        response.error(out);
     }
 
     /// `None` where the connection is closed without an answer.
@@ -255,6 +280,7 @@ impl ClientError {
             StartupError::OldProtocol => Some(ClientError::OldProtocol),
             StartupError::BadLayout => Some(ClientError::BadStartupLayout),
             StartupError::NoUser => Some(ClientError::NoUser),
+            StartupError::BadReplication(value) => Some(ClientError::BadReplication(value)),
         }
     }
 }

@@ -13,6 +13,7 @@ impl SqlState {
     pub const CONNECTION_FAILURE: Self = Self(*b"08006");
     pub const PROTOCOL_VIOLATION: Self = Self(*b"08P01");
     pub const FEATURE_NOT_SUPPORTED: Self = Self(*b"0A000");
+    pub const INVALID_PARAMETER_VALUE: Self = Self(*b"22023");
     pub const IDLE_IN_TRANSACTION_SESSION_TIMEOUT: Self = Self(*b"25P03");
     pub const TRANSACTION_TIMEOUT: Self = Self(*b"25P04");
     pub const INVALID_SQL_STATEMENT_NAME: Self = Self(*b"26000");

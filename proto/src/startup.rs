@@ -12,6 +12,7 @@ use pgwire::messages::startup::NegotiateProtocolVersion;
 
 use crate::cancel::{CANCEL_REQUEST_CODE, CancelKey};
 use crate::read::{self, Reader};
+use crate::replication::Replication;
 use crate::{encode, options};
 
 /// PostgreSQL's limit on what follows the length (MAX_STARTUP_PACKET_LENGTH).
@@ -65,6 +66,8 @@ pub enum StartupError {
     OldProtocol,
     BadLayout,
     NoUser,
+    /// Neither a boolean nor `database`. Holds the value.
+    BadReplication(String),
 }
 
 /// The first thing a client asks for.
@@ -170,6 +173,11 @@ impl StartupPacket {
     /// The user's name if none was given.
     pub fn database(&self) -> &str {
         self.get("database").filter(|name| !name.is_empty()).unwrap_or(self.user())
+    }
+
+    /// `None` unless a walsender is asked for.
+    pub fn replication(&self) -> Result<Option<Replication>, StartupError> {
+        self.get("replication").map_or(Ok(None), Replication::parse)
     }
 
     /// The settings in `options`, in order.

@@ -16,6 +16,7 @@ use pgweir_proto::options::parse_options;
 use pgweir_proto::startup::{ProtocolVersion, StartupError, StartupPacket, StartupRequest, packet_len, parse_startup};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
+use crate::pools::Walsender;
 use crate::server::parameters::{Parameters, Tracked};
 
 /// What a client has come for.
@@ -37,6 +38,8 @@ pub(crate) struct Startup {
     pub(crate) parameters: Parameters,
     /// What the session speaks; decides the length of its cancel key.
     pub(crate) protocol: ProtocolVersion,
+    /// `None`: the client wants an ordinary session.
+    pub(crate) walsender: Option<Walsender>,
 }
 
 /// Why there is nobody to log in.
@@ -68,9 +71,6 @@ impl From<ClientError> for HandshakeError {
 /// What the operator can do about an error, for the log.
 pub(crate) fn operator_hint(error: &ClientError) -> Option<String> {
     match error {
-        ClientError::UnsupportedParameter(name) if name == REPLICATION => {
-            Some("replication connections are not supported; connect to the server directly".to_owned())
-        }
         ClientError::UnsupportedParameter(name) | ClientError::UnsupportedParameterInOptions(name) => Some(format!(
             "add {name} to ignore_startup_parameters to accept and drop it, \
              or to track_extra_parameters if the server reports it"
@@ -78,8 +78,6 @@ pub(crate) fn operator_hint(error: &ClientError) -> Option<String> {
         _ => None,
     }
 }
-
-const REPLICATION: &str = "replication";
 
 /// Reads until the client has said what it wants. There is no time limit in here.
 pub(crate) async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(
@@ -94,13 +92,16 @@ pub(crate) async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(
         match parse_startup(&packet)? {
             StartupRequest::Cancel(key) => return Ok(Hello::Cancel(key)),
             StartupRequest::Startup(startup) => {
-                let parameters = parameters(&startup, &config.settings, tracked)?;
+                let replication = startup.replication()?;
+                let parameters = parameters(&startup, &config.settings, tracked, replication.is_some())?;
                 negotiate(stream, &startup).await?;
                 return Ok(Hello::Startup(Startup {
                     user: startup.user().to_owned(),
                     database: startup.database().to_owned(),
                     parameters,
                     protocol: startup.protocol,
+                    walsender: replication
+                        .map(|kind| Walsender { kind, options: startup.get("options").map(str::to_owned) }),
                 }));
             }
             encryption if declined.contains(&encryption) => {
@@ -163,8 +164,13 @@ async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> Result<(),
 }
 
 /// The tracked parameters of a startup packet, in `options` or beside it; the last of a name
-/// counts.
-fn parameters(startup: &StartupPacket, settings: &Settings, tracked: &Tracked) -> Result<Parameters, ClientError> {
+/// counts. `options` of a client of replication are its own server's business.
+fn parameters(
+    startup: &StartupPacket,
+    settings: &Settings,
+    tracked: &Tracked,
+    is_replication: bool,
+) -> Result<Parameters, ClientError> {
     let ignored = |name: &str| {
         let mut names = settings.ignore_startup_parameters.iter();
         names.any(|ignored| ignored.eq_ignore_ascii_case(name))
@@ -172,9 +178,8 @@ fn parameters(startup: &StartupPacket, settings: &Settings, tracked: &Tracked) -
     let mut parameters = Parameters::none(tracked);
     for (name, value) in &startup.params {
         match name.as_str() {
-            "user" | "database" => {}
-            REPLICATION if is_off(value) => {}
-            REPLICATION => return Err(ClientError::UnsupportedParameter(name.clone())),
+            "user" | "database" | "replication" => {}
+            "options" if is_replication => {}
             "options" => {
                 for (name, value) in parse_options(value)? {
                     match tracked.position(&name) {
@@ -194,18 +199,12 @@ fn parameters(startup: &StartupPacket, settings: &Settings, tracked: &Tracked) -
     Ok(parameters)
 }
 
-/// Whether PostgreSQL reads this as false: any beginning of `false` or `no`, `of`, `off`, `0`.
-fn is_off(value: &str) -> bool {
-    let value = value.to_ascii_lowercase();
-    let begins = |word: &str| !value.is_empty() && word.starts_with(&value);
-    begins("false") || begins("no") || matches!(value.as_str(), "of" | "off" | "0")
-}
-
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
     use super::*;
+    use pgweir_proto::replication::Replication;
     use pgweir_proto::startup::SSL_REQUEST;
     use tokio::io::{DuplexStream, duplex};
 
@@ -461,16 +460,18 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn replication_is_refused_whatever_is_ignored() {
-        for on in ["true", "on", "yes", "1", "database", "Database", "", "o", "2", "offf", "maybe"] {
-            let packet = startup_packet(&[("user", "u"), ("replication", on)]);
-            let error = refused(&config("replication"), &packet).await;
-            assert_eq!(error, ClientError::UnsupportedParameter("replication".to_owned()), "{on}");
-            assert!(operator_hint(&error).unwrap().starts_with("replication connections"));
-        }
-        for off in ["false", "OFF", "no", "0", "f", "n", "of"] {
-            accepted(&config(""), &[("user", "u"), ("replication", off)]).await;
-        }
+    async fn replication_takes_any_options_but_not_any_parameter() {
+        let options = "-d 5 -c geqo=off";
+        let asked = |replication| [("options", options), ("user", "u"), ("replication", replication)];
+        let startup = accepted(&config(""), &asked("database")).await;
+        let walsender = startup.walsender.expect("a walsender");
+        assert_eq!((walsender.kind, walsender.options.as_deref()), (Replication::Logical, Some(options)));
+        let off = refused(&config(""), &startup_packet(&asked("off"))).await;
+        assert_eq!(off, ClientError::UnsupportedOptions);
+        let bad = refused(&config("replication"), &startup_packet(&asked("maybe"))).await;
+        assert_eq!(bad, ClientError::BadReplication("maybe".to_owned()));
+        let unknown = startup_packet(&[("user", "u"), ("replication", "on"), ("work_mem", "1")]);
+        assert_eq!(refused(&config(""), &unknown).await, ClientError::UnsupportedParameter("work_mem".to_owned()));
     }
 
     #[tokio::test]

@@ -13,13 +13,13 @@ use super::end::End;
 use super::handshake::{self, HandshakeError, Hello, Startup};
 use super::session::Session;
 use super::welcome::welcome;
-use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, cancel};
+use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, cancel, replication};
 use crate::auth::{self, AuthError, Granted, Reason};
 use crate::log::{self, Level, Topic};
 use crate::net::clock;
 use crate::net::stream::Stream;
-use crate::pools::Membership;
 use crate::pools::entries::{Database, User};
+use crate::pools::{Membership, Walsender};
 use crate::registry::{ClientInfo, Ends};
 use crate::relay::{Names, Requests};
 use crate::server::connect::ServerSecret;
@@ -116,10 +116,15 @@ pub(super) async fn log_in(
             None
         }
         Place::Pool(place) => {
+            let walsender = place.walsender.clone();
             let mut session = enter(clients, worker, stream, &who, place, admitted.asked, slot);
             let elapsed = Duration::from_micros(clock::now_us() - connect_us);
             let left = limit.map(|limit| limit.saturating_sub(elapsed));
-            let welcomed = within(left, ClientError::LoginTimeoutServerDown, welcome(&mut session, &config)).await;
+            let welcomed = match walsender {
+                // It may have to queue, as others do once they are in: query_wait_timeout is for that.
+                Some(walsender) => replication::welcome(&mut session, &config, walsender).await,
+                None => within(left, ClientError::LoginTimeoutServerDown, welcome(&mut session, &config)).await,
+            };
             if let Err(refused) = welcomed {
                 session.finish(match refused {
                     Refused::Client { error, .. } => End::Error(error),
@@ -152,6 +157,8 @@ struct PoolPlace {
     user: Arc<User>,
     database: Arc<Database>,
     protocol: ProtocolVersion,
+    /// `Some`: the client gets a server of its own.
+    walsender: Option<Walsender>,
 }
 
 async fn within<T>(
@@ -189,7 +196,11 @@ async fn identify(
     who.user.clone_from(&startup.user);
     who.database.clone_from(&startup.database);
     if log::is_wanted(Topic::Connections) {
-        who.log(format_args!("login attempt: db={} user={} tls=no replication=no", startup.database, startup.user));
+        let replication = startup.walsender.as_ref().map_or("no", |walsender| walsender.kind.value());
+        who.log(format_args!(
+            "login attempt: db={} user={} tls=no replication={replication}",
+            startup.database, startup.user
+        ));
     }
     let asked = with_host(config, &startup, &who.ends);
     if startup.database == CONSOLE_DATABASE {
@@ -240,7 +251,8 @@ fn place(
             Granted { .. } => {}
         }
     }
-    Ok(PoolPlace { member, permits, user, database, protocol: startup.protocol })
+    let (protocol, walsender) = (startup.protocol, startup.walsender.clone());
+    Ok(PoolPlace { member, permits, user, database, protocol, walsender })
 }
 
 /// What the client asks for, with its address in `application_name` if that is wanted.
@@ -299,10 +311,12 @@ fn enter(
     slot: ClientSlot,
 ) -> Session {
     let registry = &clients.pools.registry;
-    let PoolPlace { member, permits, user, database, protocol } = place;
+    let PoolPlace { member, permits, user, database, protocol, walsender } = place;
     let key = CancelKey { pid: who.id, secret: auth::new_secret_key(protocol) };
     let names = (Arc::clone(&user.name), Arc::clone(&database.name));
-    let info = Arc::new(ClientInfo::new(&key, who.ends.clone(), names.0, names.1, who.connect_us));
+    let mut info = ClientInfo::new(&key, who.ends.clone(), names.0, names.1, who.connect_us);
+    info.replication = walsender.map(|walsender| walsender.kind);
+    let info = Arc::new(info);
     registry.add_client(&info);
     let cell = Rc::new(SessionCell::new(info));
     cell.to_client.open(stream.fd());

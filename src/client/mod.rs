@@ -1,10 +1,11 @@
 //! A client's whole life, a file per phase, in the order in which they come:
-//! `handshake` (startup packet), `login` (who, where, may it), `welcome`, `session` (asks and waits),
-//! `relay` and `replies` (is served), `end`. `timeouts` looks on.
+//! `handshake` (startup packet), `login` (who, where, may it), `welcome` (or
+//! `replication`), `session` (asks and waits), `relay` and `replies` (is served), `end`. `timeouts` looks on.
 
 mod handshake;
 mod login;
 mod welcome;
+mod replication;
 mod session;
 mod relay;
 mod replies;

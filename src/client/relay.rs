@@ -134,14 +134,24 @@ impl Session {
         if !self.is_clean() {
             return false;
         }
+        let was_reset = std::mem::take(&mut self.was_reset);
         let is_pinned = self.server.as_ref().is_some_and(|server| server.prepared.is_pinned());
-        if is_pinned || self.member.pool.policy.mode() == PoolMode::Session {
-            // After a RESET the server needs the client's parameters before its next request.
-            return std::mem::take(&mut self.was_reset);
+        if is_pinned || self.pool_mode() == PoolMode::Session {
+            // After a RESET the server needs the client's parameters before its next request. A
+            // walsender got them with its login.
+            return was_reset && self.cell.info.replication.is_none();
         }
-        self.was_reset = false;
         self.release();
         true
+    }
+
+    /// The pool's mode; a client of replication is served as in session pooling.
+    #[inline]
+    pub(super) fn pool_mode(&self) -> PoolMode {
+        match self.cell.info.replication {
+            None => self.member.pool.policy.mode(),
+            Some(_) => PoolMode::Session,
+        }
     }
 
     /// Nothing is owed, no transaction is open, no message is half sent either way.

@@ -94,7 +94,7 @@ impl Session {
         self.was_told |= is_fatal;
         let ready_at = status.map_or(n, |(_, at)| at);
         if status.is_some_and(|(status, _)| status != TransactionStatus::Idle)
-            && self.member.pool.policy.mode() == PoolMode::Statement
+            && self.pool_mode() == PoolMode::Statement
         {
             self.send_edited(&buf[..ready_at], 0, &edits);
             return Err(End::Error(ClientError::TransactionBlockNotAllowed));

@@ -103,6 +103,9 @@ impl Session {
 
     /// Serves the client until it goes or must go.
     async fn serve(&mut self) -> End {
+        if self.cell.info.replication.is_some() {
+            return self.replicate().await;
+        }
         loop {
             if let Err(end) = self.transaction().await {
                 return end;
@@ -131,7 +134,7 @@ impl Session {
 
     /// It has a server for what it asks, and the server has its parameters. Only now can what
     /// runs there be cancelled: it is the client's own.
-    fn assigned(&mut self) {
+    pub(super) fn assigned(&mut self) {
         if let Some(server) = &self.server {
             self.cell.info.set_link(server.info.id);
         }
@@ -284,7 +287,7 @@ impl Session {
 
     /// A waiting client that goes away must not keep its place; one that sends more is read
     /// when it has a server, so that what waits is bounded.
-    fn poll_client_gone(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
+    pub(super) fn poll_client_gone(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         if self.partial.len() >= COPY_MAX {
             return Ok(());
         }
@@ -338,8 +341,9 @@ impl Session {
 
     /// Sends to the server what `buf` holds in whole messages and keeps the rest.
     pub(super) fn forward_requests(&mut self, buf: &[u8]) -> Result<(), End> {
-        let Some(server) = &mut self.server else { return Ok(()) };
         let limits = self.worker.limits.get();
+        let is_tracked = limits.tracking.per_server > 0 && self.pool_mode() != PoolMode::Session;
+        let Some(server) = &mut self.server else { return Ok(()) };
         let (worker, lane) = (&*self.worker, &self.cell.to_server);
         let Server { socket, outstanding, prepared, .. } = &mut **server;
         let mut send = |bytes: &[u8]| {
@@ -349,7 +353,6 @@ impl Session {
                 worker.outbox.push_now(lane, bytes, |bytes| socket.stream().try_write(bytes));
             }
         };
-        let is_tracked = limits.tracking.per_server > 0 && self.member.pool.policy.mode() != PoolMode::Session;
         let mut tracking = Tracking {
             owed: outstanding,
             names: &mut self.names,

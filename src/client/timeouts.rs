@@ -35,7 +35,7 @@ pub(crate) async fn watch(worker: Rc<Worker>, pools: Arc<Pools>) {
         worker.each_session(|cell| {
             if waits_for_servers && cell.info.state() == ClientState::Waiting {
                 cell.kill(ClientError::ServerShuttingDown, true);
-            } else if config.settings.server_fast_close && is_obsolete(&pools, &cell.info) {
+            } else if is_obsolete(&config, &pools, &cell.info) {
                 cell.kill(ClientError::DatabaseChanged, true);
             } else if let Some(error) = overdue(&config, cell, now_us) {
                 cell.kill(error, true);
@@ -49,11 +49,12 @@ pub(crate) async fn watch(worker: Rc<Worker>, pools: Arc<Pools>) {
     }
 }
 
-/// `server_fast_close`: a client that holds a server which should have been closed, and does
-/// nothing with it (session pooling).
-fn is_obsolete(pools: &Pools, info: &ClientInfo) -> bool {
+/// A client that holds a server which should have been closed, and with `server_fast_close` does
+/// nothing with it (session pooling). That of a client of replication might be held for ever.
+fn is_obsolete(config: &Config, pools: &Pools, info: &ClientInfo) -> bool {
+    let is_unused = || config.settings.server_fast_close && info.xact_us() == 0;
     info.link() != 0
-        && info.xact_us() == 0
+        && (info.replication.is_some() || is_unused())
         && pools.registry.server(info.link()).is_some_and(|server| server.is_close_needed())
 }
 

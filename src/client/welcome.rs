@@ -13,6 +13,7 @@ use super::end::{End, parameters_error};
 use super::login::Refused;
 use super::session::Session;
 use crate::pools::Got;
+use crate::server::connect::Welcome;
 use crate::server::parameters::{APPLICATION_NAME, Parameters, Tracked};
 
 /// Tells the client that it is in, as the server itself would.
@@ -34,6 +35,16 @@ pub(super) async fn welcome(session: &mut Session, config: &Config) -> Result<()
         }
     };
     session.asked = session.parameters.clone();
+    greet(session, config, &welcome, notices).await
+}
+
+/// What a server of its own would tell the client.
+pub(super) async fn greet(
+    session: &mut Session,
+    config: &Config,
+    welcome: &Welcome,
+    mut notices: Vec<u8>,
+) -> Result<(), Refused> {
     session.parameters = session.parameters.or(&tracked_of(&welcome.parameters, &session.pools.tracked));
     let mut out = Vec::with_capacity(512);
     auth_message::authentication_ok(&mut out);
@@ -51,7 +62,7 @@ pub(super) async fn welcome(session: &mut Session, config: &Config) -> Result<()
     }
     console::ready_for_query(&mut out, backend::TransactionStatus::Idle);
     info.set_request_us(crate::net::clock::now_us());
-    pool.stats(session.worker.id).client_logins.add(1);
+    session.member.pool.stats(session.worker.id).client_logins.add(1);
     session.stream.write_all(&out).await.map_err(|e| Refused::Gone(e.to_string()))
 }
 
@@ -116,10 +127,17 @@ async fn learn(session: &mut Session, served: Result<(), End>, notices: &mut Vec
             session.release();
             Ok(())
         }
-        Err(End::ClientEof | End::ClientFailed(_)) => Err(Refused::Gone("client unexpected eof".into())),
-        Err(End::Killed(kill)) => Err(kill.error.into()),
-        Err(End::Error(error)) => Err(error.into()),
-        Err(End::ParametersFailed(error)) => Err(parameters_error(&error).into()),
-        Err(_) => Err(ClientError::ServerCrashed.into()),
+        Err(end) => Err(refused(end)),
+    }
+}
+
+/// The end of a session that was not welcomed yet.
+pub(super) fn refused(end: End) -> Refused {
+    match end {
+        End::ClientEof | End::ClientFailed(_) => Refused::Gone("client unexpected eof".into()),
+        End::Killed(kill) => kill.error.into(),
+        End::Error(error) => error.into(),
+        End::ParametersFailed(error) => parameters_error(&error).into(),
+        _ => ClientError::ServerCrashed.into(),
     }
 }

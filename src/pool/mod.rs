@@ -8,4 +8,4 @@ mod state;
 mod waiters;
 
 pub(crate) use quota::{Permit, Quota};
-pub(crate) use state::{Checkout, Counts, Idle, Limits, Pool, Released, ServerState, WaitKey};
+pub(crate) use state::{Checkout, Counts, Idle, Limits, Permits, PlaceKey, Pool, Released, ServerState, WaitKey};

@@ -1,10 +1,13 @@
 //! The state of one pool, behind its lock.
 
+mod dedicated;
+
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
 use super::waiters::Waiters;
+pub(crate) use dedicated::{Permits, PlaceKey};
 
 /// Connections that log in at once. A cold pool grows in parallel, but a server that has just
 /// come up is not stormed.
@@ -30,6 +33,8 @@ pub(crate) struct Limits {
 pub(crate) enum ServerState {
     /// Connecting or logging in.
     Login,
+    /// The same, for the one client that the server is made for.
+    LoginDedicated,
     Idle,
     Active,
     /// Runs `server_check_query`, `server_reset_query` or the pooler's own clean-up.
@@ -42,6 +47,7 @@ pub(crate) enum ServerState {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Counts {
     pub(crate) login: u32,
+    pub(crate) login_dedicated: u32,
     pub(crate) idle: u32,
     pub(crate) active: u32,
     pub(crate) tested: u32,
@@ -55,12 +61,13 @@ impl Counts {
     }
 
     pub(crate) fn total(self) -> u32 {
-        self.connected() + self.login
+        self.connected() + self.login + self.login_dedicated
     }
 
     fn of(&mut self, state: ServerState) -> &mut u32 {
         match state {
             ServerState::Login => &mut self.login,
+            ServerState::LoginDedicated => &mut self.login_dedicated,
             ServerState::Idle => &mut self.idle,
             ServerState::Active => &mut self.active,
             ServerState::Tested => &mut self.tested,
@@ -100,6 +107,8 @@ pub(crate) enum Released<C> {
     Kept,
     /// The pool has no use for it (it is paused, or shrank): close it, it is counted out.
     Surplus(C),
+    /// A client that is next needs its place for a server of its own: likewise.
+    Evicted(C),
 }
 
 /// One pool.
@@ -116,12 +125,24 @@ struct Inner<C> {
     /// A stack per worker; the last is for servers that no worker has had yet.
     idle: Vec<VecDeque<(C, u64)>>,
     waiters: Waiters<Option<Idle<C>>>,
+    /// Those that wait for a place for a server of their own.
+    dedicated: Waiters<Option<Permits>>,
+    /// The server's host is not known to be down.
+    may_log_in: bool,
 }
 
 impl<C> Pool<C> {
     pub(crate) fn new(workers: usize, limits: Limits) -> Self {
         let idle = (0..=workers).map(|_| VecDeque::new()).collect();
-        let inner = Inner { limits, counts: Counts::default(), paused: false, idle, waiters: Waiters::new() };
+        let inner = Inner {
+            limits,
+            counts: Counts::default(),
+            paused: false,
+            idle,
+            waiters: Waiters::new(),
+            dedicated: Waiters::new(),
+            may_log_in: true,
+        };
         Pool { inner: Mutex::new(inner) }
     }
 
@@ -134,13 +155,16 @@ impl<C> Pool<C> {
         self.lock().counts
     }
 
+    /// Clients that have no server yet, those included whose own is logging in.
     pub(crate) fn waiting(&self) -> usize {
-        self.lock().waiters.len()
+        let inner = self.lock();
+        inner.waiters.len() + inner.dedicated.len() + inner.counts.login_dedicated as usize
     }
 
     /// Ticket of the oldest waiter of this pool among those of all pools, and since when it waits.
     pub(crate) fn oldest_waiter(&self) -> Option<(u64, u64)> {
-        self.lock().waiters.oldest()
+        let inner = self.lock();
+        [inner.waiters.oldest(), inner.dedicated.oldest()].into_iter().flatten().min()
     }
 
     pub(crate) fn limits(&self) -> Limits {
@@ -208,6 +232,10 @@ impl<C> Pool<C> {
             *inner.counts.of(from) -= 1;
             return Released::Surplus(conn);
         }
+        if inner.may_log_in && inner.is_dedicated_next() {
+            *inner.counts.of(from) -= 1;
+            return Released::Evicted(conn);
+        }
         let idle = Idle { conn, since_us: now_us, worker };
         match inner.waiters.serve(worker, Some(idle)) {
             Ok(waker) => {
@@ -245,9 +273,10 @@ impl<C> Pool<C> {
         (n, n.min(above))
     }
 
-    /// How many logins the waiters call for.
-    pub(crate) fn wanted(&self, now_us: u64) -> u32 {
-        self.lock().wanted(now_us)
+    /// Waiters call for a login that this pool's own limits allow.
+    pub(crate) fn wants_login(&self, now_us: u64) -> bool {
+        let inner = self.lock();
+        inner.wants_place() || inner.wanted(now_us) > 0
     }
 
     /// Begins one login to keep `min_pool_size`, if there are fewer servers and room.
@@ -266,6 +295,9 @@ impl<C> Pool<C> {
         let mut inner = self.lock();
         let mut wakers = Vec::new();
         while let Ok(waker) = inner.waiters.serve(None, None) {
+            wakers.extend(waker);
+        }
+        while let Ok(waker) = inner.dedicated.serve(None, None) {
             wakers.extend(waker);
         }
         drop(inner);
@@ -339,17 +371,25 @@ impl<C> Inner<C> {
     }
 
     fn wanted(&self, now_us: u64) -> u32 {
-        let Limits { pool_size, reserve_pool_size, reserve_pool_timeout_us, .. } = self.limits;
         if self.paused {
             return 0;
         }
         let coming = self.counts.login + self.counts.tested;
         let missing = (self.waiters.len() as u32).saturating_sub(coming);
         let waited_us = self.waiters.oldest().map_or(0, |(_, since_us)| now_us.saturating_sub(since_us));
+        let room = self.size_for(waited_us).saturating_sub(self.counts.total());
+        missing.min(room).min(LOGINS_MAX.saturating_sub(self.counts.login + self.counts.login_dedicated))
+    }
+
+    /// How many servers there may be for a client that has waited so long.
+    fn size_for(&self, waited_us: u64) -> u32 {
+        let Limits { pool_size, reserve_pool_size, reserve_pool_timeout_us, .. } = self.limits;
         let use_reserve = reserve_pool_timeout_us > 0 && waited_us >= reserve_pool_timeout_us;
-        let size = if use_reserve { pool_size + reserve_pool_size } else { pool_size };
-        let room = if pool_size == 0 { u32::MAX } else { size.saturating_sub(self.counts.total()) };
-        missing.min(room).min(LOGINS_MAX.saturating_sub(self.counts.login))
+        match (pool_size, use_reserve) {
+            (0, _) => u32::MAX,
+            (_, false) => pool_size,
+            (_, true) => pool_size + reserve_pool_size,
+        }
     }
 }
 
@@ -368,12 +408,12 @@ mod tests {
 
     type TestPool = Pool<char>;
 
-    fn limits(pool_size: u32) -> Limits {
+    pub(super) fn limits(pool_size: u32) -> Limits {
         Limits { pool_size, min_pool_size: 0, reserve_pool_size: 0, reserve_pool_timeout_us: 0, round_robin: false }
     }
 
     /// A pool with these servers, idle in this order.
-    fn pool(limits: Limits, servers: &str) -> TestPool {
+    pub(super) fn pool(limits: Limits, servers: &str) -> TestPool {
         let pool = Pool::new(2, limits);
         for (i, conn) in servers.chars().enumerate() {
             pool.lock().counts.login += 1;
@@ -382,14 +422,14 @@ mod tests {
         pool
     }
 
-    fn take(pool: &TestPool) -> char {
+    pub(super) fn take(pool: &TestPool) -> char {
         match pool.checkout(0, 100) {
             Checkout::Ready(idle) => idle.conn,
             Checkout::Wait { .. } => panic!("no server"),
         }
     }
 
-    fn wait(pool: &TestPool, now_us: u64) -> WaitKey {
+    pub(super) fn wait(pool: &TestPool, now_us: u64) -> WaitKey {
         match pool.checkout(0, now_us) {
             Checkout::Wait { key, .. } => key,
             Checkout::Ready(_) => panic!("a server"),

@@ -46,6 +46,11 @@ impl Failing {
         Failing { message, sqlstate, is_refusal, retry_at_us: now_us + wait_us + jitter_us, wait_us }
     }
 
+    /// The server could not be reached, or is not up: no login of any kind has a chance.
+    pub(crate) fn is_about_host(&self) -> bool {
+        !self.is_refusal
+    }
+
     pub(crate) fn may_retry(&self, now_us: u64) -> bool {
         now_us >= self.retry_at_us
     }

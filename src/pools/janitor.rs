@@ -6,6 +6,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::entries::Database;
+use super::launch::Room;
 use super::{Pools, ServerPool};
 use crate::log::log_at;
 use crate::net::clock;
@@ -89,7 +90,7 @@ impl Pools {
         let is_forced = pool.database.entry().user.as_deref() == Some(&*pool.user.name);
         let may_try = pool.failing().is_none_or(|failing| failing.may_retry(clock::now_us()));
         if (has_clients || is_forced) && may_try {
-            self.begin(pool, pool.core.begin_minimum(), false);
+            self.begin(pool, pool.core.begin_minimum(), Room::Taken);
         }
     }
 

@@ -10,7 +10,7 @@ use super::{Pools, ServerPool};
 use crate::log::log_at;
 use crate::net::clock;
 use crate::net::tcp::TcpOptions;
-use crate::pool::{Permit, ServerState};
+use crate::pool::{Permits, ServerState};
 use crate::server::Server;
 use crate::server::connect::{ConnectError, Connected, ServerSecret, Target};
 
@@ -21,34 +21,45 @@ const PATIENCE_EMPTY_US: u64 = 100_000;
 /// of the pool that would give one away: otherwise connections would do nothing but change hands.
 const PATIENCE_US: u64 = 1_000_000;
 
+/// Whose idle servers are closed to make room under the limits that pools share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Room {
+    Taken,
+    OfOthers,
+    /// For a client that has no use for its own pool's idle servers.
+    OfAll,
+}
+
 impl Pools {
     /// Begins as many logins for `pool` as its waiters need and limits allow.
     pub(super) fn launch(self: &Arc<Self>, pool: &Arc<ServerPool>) {
         let now_us = clock::now_us();
-        let allowed = match pool.failing() {
+        let failing = pool.failing();
+        let counts = pool.counts();
+        let allowed = match &failing {
             None => u32::MAX,
             Some(failing) if !failing.may_retry(now_us) => 0,
             // One attempt tells whether the server is back.
-            Some(_) => u32::from(pool.counts().login == 0),
+            Some(_) => u32::from(counts.login + counts.login_dedicated == 0),
         };
+        let is_host_up = failing.is_none_or(|failing| !failing.is_about_host());
+        self.grant_places(pool, if is_host_up { u32::MAX } else { allowed });
         if allowed == 0 {
             return;
         }
         let (n, of_reserve) = pool.core.begin_logins(now_us, allowed);
-        for _ in 0..of_reserve {
-            log_at!(Warning, "{}/{}: taking connection from reserve_pool", pool.database.name, pool.user.name);
-        }
-        self.begin(pool, n, true);
+        (0..of_reserve).for_each(|_| pool.log_reserve());
+        self.begin(pool, n, Room::OfOthers);
     }
 
     /// Begins `n` logins that are counted in already.
-    pub(super) fn begin(self: &Arc<Self>, pool: &Arc<ServerPool>, n: u32, may_evict: bool) {
+    pub(super) fn begin(self: &Arc<Self>, pool: &Arc<ServerPool>, n: u32, room: Room) {
         for _ in 0..n {
-            let login = Login { pool: Some(Arc::clone(pool)) };
-            let Some(permits) = self.permits(pool, may_evict) else {
+            let login = Login::new(pool, ServerState::Login);
+            let Some(permits) = self.permits(pool, room) else {
                 // Whoever closes or gives back a server looks for starving pools. One that has
                 // only less than its minimum has clients that wait for nothing.
-                self.starving.fetch_or(may_evict, Ordering::Relaxed);
+                self.starving.fetch_or(room != Room::Taken, Ordering::Relaxed);
                 continue;
             };
             let (pools, pool) = (Arc::clone(self), Arc::clone(pool));
@@ -57,20 +68,20 @@ impl Pools {
     }
 
     /// Units of the database's and the user's limit, with room made by closing idle servers.
-    fn permits(&self, pool: &Arc<ServerPool>, may_evict: bool) -> Option<[Permit; 2]> {
+    pub(super) fn permits(&self, pool: &Arc<ServerPool>, room: Room) -> Option<Permits> {
         let config = self.config();
         let of_database = config.max_db_connections(&pool.database.entry());
         let of_user = config.max_user_connections(&pool.user.name);
         loop {
             let Some(first) = pool.database.servers.try_take(of_database) else {
-                if may_evict && self.evict(pool, |other| Arc::ptr_eq(&other.database, &pool.database)) {
+                if self.evict(pool, room, |other| Arc::ptr_eq(&other.database, &pool.database)) {
                     continue;
                 }
                 return None;
             };
             let Some(second) = pool.user.servers.try_take(of_user) else {
                 drop(first);
-                if may_evict && self.evict(pool, |other| Arc::ptr_eq(&other.user, &pool.user)) {
+                if self.evict(pool, room, |other| Arc::ptr_eq(&other.user, &pool.user)) {
                     continue;
                 }
                 return None;
@@ -80,9 +91,12 @@ impl Pools {
     }
 
     /// Closes the longest idle server of the pools for which `shares` holds, if there is one.
-    fn evict(&self, pool: &Arc<ServerPool>, shares: impl Fn(&ServerPool) -> bool) -> bool {
+    fn evict(&self, pool: &Arc<ServerPool>, room: Room, shares: impl Fn(&ServerPool) -> bool) -> bool {
+        if room == Room::Taken {
+            return false;
+        }
         let mut others = self.pools();
-        others.retain(|other| shares(other) && !Arc::ptr_eq(other, pool));
+        others.retain(|other| shares(other) && (room == Room::OfAll || !Arc::ptr_eq(other, pool)));
         let longest_idle =
             others.iter().filter_map(|p| Some((p.core.longest_idle()?, p))).min_by_key(|(since, _)| *since);
         let Some(server) = longest_idle.and_then(|(_, other)| other.core.evict()) else { return false };
@@ -97,13 +111,13 @@ impl Pools {
         let shares = |other: &Arc<ServerPool>| {
             let same = Arc::ptr_eq(&other.database, &pool.database) || Arc::ptr_eq(&other.user, &pool.user);
             let may_log_in = || other.failing().is_none_or(|failing| failing.may_retry(now_us));
-            same && !std::ptr::eq(&**other, pool) && other.core.wanted(now_us) > 0 && may_log_in()
+            same && !std::ptr::eq(&**other, pool) && other.core.wants_login(now_us) && may_log_in()
         };
         let since = |other: Arc<ServerPool>| Some((other.waiting_since_us()?, other));
         self.pools().into_iter().filter(shares).filter_map(since).min_by_key(|(since_us, _)| *since_us)
     }
 
-    async fn log_in(&self, pool: &Arc<ServerPool>, login: Login, permits: [Permit; 2]) {
+    async fn log_in(&self, pool: &Arc<ServerPool>, login: Login, permits: Permits) {
         let epoch = pool.epoch.load(Ordering::Relaxed);
         let target = self.target(pool);
         let done = self.connector.connect(&target, permits).await;
@@ -133,19 +147,24 @@ impl Pools {
     }
 
     fn login_failed(&self, pool: &ServerPool, error: &ConnectError) {
-        let retry_us = self.config().settings.server_login_retry.as_micros() as u64;
-        let failing = Failing::after(pool.failing().as_ref(), error, clock::now_us(), retry_us);
-        let (database, user) = (&pool.database.name, &pool.user.name);
-        log_at!(Warning, "{database}/{user}: no server connection: {error}; {}", error.what_to_do());
+        let failing = self.note_failure(pool, error);
         // Others that log in at the same time may be let in: a limit may allow some.
-        let is_hopeless = failing.refusal().is_some() && pool.counts().total() == 0;
-        pool.set_failing(Some(failing));
-        if is_hopeless {
+        if failing.refusal().is_some() && pool.counts().total() == 0 {
             pool.core.turn_away();
         }
     }
 
-    fn target(&self, pool: &ServerPool) -> Target {
+    /// Says in the log that there is no connection, and puts off the next attempt.
+    pub(super) fn note_failure(&self, pool: &ServerPool, error: &ConnectError) -> Failing {
+        let retry_us = self.config().settings.server_login_retry.as_micros() as u64;
+        let failing = Failing::after(pool.failing().as_ref(), error, clock::now_us(), retry_us);
+        let (database, user) = (&pool.database.name, &pool.user.name);
+        log_at!(Warning, "{database}/{user}: no server connection: {error}; {}", error.what_to_do());
+        pool.set_failing(Some(failing.clone()));
+        failing
+    }
+
+    pub(super) fn target(&self, pool: &ServerPool) -> Target {
         let config = self.config();
         let entry = pool.database.entry();
         let named = |name: &str, value: &Option<String>| value.clone().map(|value| (name.to_owned(), value));
@@ -169,6 +188,7 @@ impl Pools {
             connect_query: entry.connect_query.clone(),
             tcp: TcpOptions::for_servers(&config.settings),
             timeout: config.settings.server_connect_timeout,
+            replication: None,
         }
     }
 
@@ -192,14 +212,20 @@ impl Pools {
 }
 
 /// A login that has been counted in; it is counted out if it is dropped before it is done.
-struct Login {
+pub(super) struct Login {
     /// `None` once it is done.
     pool: Option<Arc<ServerPool>>,
+    /// How it was counted in.
+    state: ServerState,
 }
 
 impl Login {
-    /// It has become a server, which is counted from here on.
-    fn done(mut self) {
+    pub(super) fn new(pool: &Arc<ServerPool>, state: ServerState) -> Login {
+        Login { pool: Some(Arc::clone(pool)), state }
+    }
+
+    /// It has become a server, or somebody else's, which is counted from here on.
+    pub(super) fn done(mut self) {
         self.pool = None;
     }
 }
@@ -207,12 +233,16 @@ impl Login {
 impl Drop for Login {
     fn drop(&mut self) {
         if let Some(pool) = &self.pool {
-            pool.core.closed(ServerState::Login);
+            pool.core.closed(self.state);
         }
     }
 }
 
 impl ServerPool {
+    pub(super) fn log_reserve(&self) {
+        log_at!(Warning, "{}/{}: taking connection from reserve_pool", self.database.name, self.user.name);
+    }
+
     /// Another pool of this database needs a place more than anybody here.
     pub(super) fn must_yield(&self, server: &Server, now_us: u64) -> bool {
         // It was made for somebody here: making it was worth that much use at least.

@@ -1,6 +1,7 @@
 //! All pools by database and user, and what they share: the configuration in force, limits
 //! over several pools, the making of connections.
 
+mod dedicated;
 pub(crate) mod entries;
 mod failing;
 mod janitor;
@@ -24,6 +25,7 @@ use crate::log::log_at;
 use crate::registry::Registry;
 use crate::server::connect::Connector;
 use crate::server::parameters::Tracked;
+pub(crate) use dedicated::{Claim, Walsender};
 use entries::{Database, User};
 pub(crate) use server_pool::{Got, ServerPool, Waited};
 use stats::Ledger;

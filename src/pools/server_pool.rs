@@ -248,7 +248,15 @@ impl ServerPool {
 
     pub(super) fn set_failing(&self, failing: Option<Failing>) {
         self.is_failing.store(failing.is_some(), Ordering::Relaxed);
+        self.core.set_may_log_in(!failing.as_ref().is_some_and(Failing::is_about_host));
         *self.failing.lock().unwrap_or_else(PoisonError::into_inner) = failing;
+    }
+
+    /// A login that is no measure for those of ordinary servers has found the host there.
+    pub(super) fn host_is_up(&self) {
+        if self.failing().is_some_and(|failing| failing.is_about_host()) {
+            self.set_failing(None);
+        }
     }
 
     /// What a client is told at once instead of being made to wait: no server is connected, the
@@ -355,6 +363,9 @@ impl ServerPool {
     }
 
     fn reason_to_close(&self, server: &Server, now_us: u64) -> Option<&'static str> {
+        if server.info.replication.is_some() {
+            return Some("replication client was closed");
+        }
         if server.outstanding.is_doubtful() {
             return Some("unclean server");
         }
@@ -384,6 +395,7 @@ impl ServerPool {
         worker: Option<usize>,
         now_us: u64,
     ) {
+        debug_assert!(server.info.replication.is_none(), "a walsender is nobody else's");
         server.info.set_phase(ServerPhase::Idle);
         server.info.set_request_us(now_us);
         if self.starving.load(Ordering::Relaxed) && self.must_yield(&server, now_us) {
@@ -391,11 +403,14 @@ impl ServerPool {
             return;
         }
         // Whoever gets it marks it as active.
-        if let Released::Surplus(server) = self.core.release(from, worker, server, now_us) {
-            let reason = if self.core.is_paused() { "pause mode" } else { "too many servers in the pool" };
-            server.close(reason);
-            self.freed();
-        }
+        let (server, reason) = match self.core.release(from, worker, server, now_us) {
+            Released::Kept => return,
+            Released::Surplus(server) if self.core.is_paused() => (server, "pause mode"),
+            Released::Surplus(server) => (server, "too many servers in the pool"),
+            Released::Evicted(server) => (server, "evicted"),
+        };
+        server.close(reason);
+        self.freed();
     }
 
     /// Closes a server that was in `from`.

@@ -13,9 +13,10 @@ use std::time::{Duration, Instant};
 use pgweir_config::{HostAddr, LoadBalanceHosts, Settings};
 use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::frontend::TERMINATE_MESSAGE;
+use pgweir_proto::replication::Replication;
 
 use super::hosts::Hosts;
-use super::login::{Credentials, Greeting, KeyCache, Login, Wire};
+use super::login::{Credentials, Greeting, KeyCache, Login, LoginError, Wire};
 pub(crate) use super::login::{ServerSecret, Welcome};
 use super::parameters::{Parameters, Tracked};
 use super::query::{self, QueryError};
@@ -49,6 +50,8 @@ pub(crate) struct Target {
     pub(crate) tcp: TcpOptions,
     /// For everything from the host's name to the end of `connect_query`; zero is no limit.
     pub(crate) timeout: Duration,
+    /// What `startup` asks for, if a walsender.
+    pub(crate) replication: Option<Replication>,
 }
 
 /// A connection that nobody has used yet, its socket with no runtime.
@@ -203,7 +206,14 @@ impl<'a> Attempt<'a> {
     fn log_closing(&self, error: &ConnectError) {
         if log::is_wanted(Topic::Disconnections) {
             let age_s = clock::now_us().saturating_sub(self.start_us) / 1_000_000;
-            log_at!(Log, "{} closing because: {} (age={age_s}s)", self.prefix, error.reason());
+            // PgBouncer's words: of a walsender's login it says no more.
+            let reason = match error {
+                ConnectError::Login(LoginError::Server(_)) if self.target.replication.is_some() => {
+                    "login failed".into()
+                }
+                error => error.reason(),
+            };
+            log_at!(Log, "{} closing because: {reason} (age={age_s}s)", self.prefix);
         }
     }
 
@@ -273,7 +283,8 @@ impl<'a> Attempt<'a> {
         }
         let (user, database) = (Arc::clone(&self.target.user), Arc::clone(&self.target.database));
         let cancel_key = greeting.cancel_key.unwrap_or_else(no_key);
-        let info = ServerInfo::new(self.prefix.id, ends, address, user, database, cancel_key, self.start_us);
+        let mut info = ServerInfo::new(self.prefix.id, ends, address, user, database, cancel_key, self.start_us);
+        info.replication = self.target.replication;
         Server {
             socket: Socket::Attached(stream),
             outstanding: Outstanding::new(),

@@ -52,6 +52,7 @@ fn socket<'a>(client: &'a ClientInfo, state: &'a str, now_us: u64) -> Socket<'a>
         ends: &client.ends,
         user: &client.user,
         database: &client.database,
+        replication: client.replication,
         state,
         connect_us: client.connect_us,
         request_us: client.request_us(),

@@ -57,7 +57,7 @@ fn pool_row(pool: &ServerPool, cancels: u32, now_us: u64) -> Vec<Cell> {
         counts.idle - unchecked,
         unchecked,
         counts.tested,
-        counts.login,
+        counts.login + counts.login_dedicated,
         wait_us / 1_000_000,
         wait_us % 1_000_000,
         pool.policy.mode().name(),

@@ -55,6 +55,7 @@ fn socket<'a>(server: &'a ServerInfo, state: &'a str) -> Socket<'a> {
         ends: &server.ends,
         user: &server.user,
         database: &server.database,
+        replication: server.replication,
         state,
         connect_us: server.connect_us,
         request_us: server.request_us(),

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use pgweir_proto::replication::Replication;
+
 use crate::admin::table::{Cell, row, timestamp};
 use crate::registry::Ends;
 
@@ -13,6 +15,7 @@ pub(super) struct Socket<'a> {
     pub(super) ends: &'a Ends,
     pub(super) user: &'a str,
     pub(super) database: &'a str,
+    pub(super) replication: Option<Replication>,
     pub(super) state: &'a str,
     pub(super) connect_us: u64,
     pub(super) request_us: u64,
@@ -39,7 +42,7 @@ impl Socket<'_> {
             self.kind,
             self.user,
             self.database,
-            "none",
+            self.replication.map_or("none", Replication::name),
             self.state,
             addr,
             u32::from(port),
@@ -94,6 +97,7 @@ mod tests {
             ends: &tcp,
             user: "alice",
             database: "app",
+            replication: None,
             state: "active",
             connect_us: 1,
             request_us: 2,
@@ -110,7 +114,8 @@ mod tests {
         socket.ends = &unix;
         (socket.kind, socket.id, socket.link) = ("S", 0x1_8000_0001, 0);
         (socket.close_needed, socket.remote_pid, socket.application_name) = (true, Some(99), None);
-        let expected = "S alice app none active unix 5432 unix 6432 1 7 1 0x180000001  99   3 1";
+        socket.replication = Some(Replication::Logical);
+        let expected = "S alice app logical active unix 5432 unix 6432 1 7 1 0x180000001  99   3 1";
         assert_eq!(texts(&socket).join(" "), expected);
     }
 }

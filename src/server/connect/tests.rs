@@ -45,6 +45,7 @@ fn target(hosts: &[&str], port: u16) -> Target {
         startup: Vec::new(),
         connect_query: None,
         tcp: TcpOptions::for_servers(&Settings::default()),
+        replication: None,
         timeout: Duration::from_secs(20),
     }
 }
