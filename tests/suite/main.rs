@@ -21,6 +21,8 @@ mod pgbench;
 mod pooling;
 mod prepared;
 mod relay;
+mod replication;
+mod replication_programs;
 mod servers;
 mod startup;
 mod timeouts;

@@ -109,8 +109,9 @@ impl Setup {
             users: BTreeMap::new(),
             secrets: BTreeMap::new(),
         };
-        let setup =
-            ["app", "other", "third", "admin", "watcher"].into_iter().fold(setup, |setup, user| setup.secret(user, ""));
+        let setup = ["app", "other", "third", "replicator", "admin", "watcher"]
+            .into_iter()
+            .fold(setup, |setup, user| setup.secret(user, ""));
         setup
             .database("app", app)
             .set("listen_addr", "127.0.0.1")

@@ -21,6 +21,7 @@ host all clear 127.0.0.1/32 password
 host all hashed 127.0.0.1/32 md5
 host all salted 127.0.0.1/32 scram-sha-256
 host all all 127.0.0.1/32 trust
+host replication replicator 127.0.0.1/32 trust
 ";
 
 const SETTINGS: &str = "
@@ -33,17 +34,21 @@ synchronous_commit = off
 autovacuum = off
 jit = off
 max_wal_size = 4GB
+wal_level = logical
+max_wal_senders = 40
+max_replication_slots = 40
 timezone = 'Europe/Berlin'
 ";
 
 /// `app` owns the tests' databases; `other` and `third` are further users without a password;
-/// the rest are named for how the server wants them to log in.
+/// `replicator` may start walsenders; the rest are named for how the server wants them to log in.
 const ROLES: &str = "
 create role app login; create role other login; create role third login; create role barred login;
 set password_encryption = 'md5';
 create role clear login password 'correct horse'; create role hashed login password 'correct horse';
 set password_encryption = 'scram-sha-256';
 create role salted login password 'correct horse';
+create role replicator login replication;
 ";
 
 static BINDIR: LazyLock<PathBuf> = LazyLock::new(|| {
@@ -110,6 +115,13 @@ impl Postgres {
         let pg = Postgres { dir, port: free_port(), child: Mutex::new(None) };
         pg.start();
         pg.sql(ROLES);
+        pg
+    }
+
+    /// A server on the base backup in `dir`.
+    pub(crate) fn restored(dir: PathBuf) -> Postgres {
+        let pg = Postgres { dir, port: free_port(), child: Mutex::new(None) };
+        pg.start();
         pg
     }
 
