@@ -5,6 +5,7 @@ use std::future::poll_fn;
 use std::sync::Arc;
 
 use pgweir_config::Config;
+use pgweir_proto::client_error::ClientError;
 
 use super::end::End;
 use super::login::Refused;
@@ -29,6 +30,9 @@ impl Session {
         let began_us = self.worker.now_us();
         self.cell.info.begin_wait(began_us);
         let pool = Arc::clone(&self.member.pool);
+        if pool.is_removed() {
+            return Err(End::Error(ClientError::DatabaseRemoved));
+        }
         let mut claim = Claim::new(pool, self.worker.id, walsender, self.parameters.clone(), began_us);
         let claimed = poll_fn(|cx| {
             self.check()?;

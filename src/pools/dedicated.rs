@@ -160,6 +160,15 @@ impl Drop for Claim {
 }
 
 impl Fresh {
+    /// It would be obsolete, or in the way, before it was used.
+    fn throw_away(mut self, reason: &str) -> Made {
+        if let Some((server, _)) = self.made.take() {
+            server.close(reason);
+            self.pool.core.closed(ServerState::LoginDedicated);
+        }
+        Made::Again
+    }
+
     fn hand_over(mut self) -> Result<(Box<Server>, Welcome), ClientError> {
         let Some((mut server, welcome)) = self.made.take() else { return Err(ClientError::ServerCrashed) };
         if let Err(e) = server.attach(false) {
@@ -227,16 +236,6 @@ impl Pools {
         log_at!(Warning, "{database}/{user}: no server connection for replication: {error}; {}", error.what_to_do());
         let (detail, sqlstate) = error.to_client();
         Made::Refused(ClientError::ReplicationLoginFailed { detail, sqlstate })
-    }
-}
-
-impl Fresh {
-    fn throw_away(mut self, reason: &str) -> Made {
-        if let Some((server, _)) = self.made.take() {
-            server.close(reason);
-            self.pool.core.closed(ServerState::LoginDedicated);
-        }
-        Made::Again
     }
 }
 

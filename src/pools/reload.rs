@@ -58,6 +58,8 @@ impl Pools {
         drop(maps);
         for pool in gone {
             pool.set_removed();
+            // A client of replication might never need another server.
+            pool.servers().iter().for_each(|server| server.set_close_needed());
             pool.retire("database removed");
             pool.core.turn_away();
         }

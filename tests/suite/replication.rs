@@ -280,6 +280,28 @@ fn an_idle_server_of_another_pool_makes_room_under_a_shared_limit() {
     bouncer.client().run("select 1");
 }
 
+#[test]
+fn a_refused_walsender_is_no_matter_of_others() {
+    let bouncer = start(|setup| setup);
+    let refused = try_replica(&bouncer, "app", &[("replication", "database")]).err().expect("refused");
+    assert_error(&refused, "login failed", "42501");
+    bouncer.wait_log("must be superuser or replication role to start walsender");
+    assert_eq!(bouncer.log().matches("closing because: login failed (age").count(), 2);
+    assert_eq!(bouncer.client().one("select 1"), "1");
+}
+
+/// A walsender's server knows what its client asked for at its login.
+#[test]
+fn reset_goes_back_to_the_login() {
+    let bouncer = start(|setup| setup);
+    let params = [("replication", "database"), ("datestyle", "German")];
+    let mut wire = try_replica(&bouncer, "replicator", &params).expect("log in");
+    wire.run("set datestyle = 'ISO'");
+    wire.run("reset all");
+    assert_eq!(wire.params["DateStyle"], "German, DMY");
+    assert_eq!(wire.one("show datestyle"), "German, DMY");
+}
+
 /// In PgBouncer the wait comes with the first request, here with the login.
 fn ask(bouncer: &Bouncer) -> Wire {
     let mut wire = Wire::tcp(bouncer.port);
@@ -336,17 +358,6 @@ mod beyond_pgbouncer {
         assert_eq!(replica(&bouncer, "database").one("select 1"), "1");
     }
 
-    /// PgBouncer fails ordinary clients of the pool for a while.
-    #[test]
-    fn a_refused_walsender_is_no_matter_of_others() {
-        let bouncer = start(|setup| setup);
-        let refused = try_replica(&bouncer, "app", &[("replication", "database")]).err().expect("refused");
-        assert_error(&refused, "login failed", "42501");
-        bouncer.wait_log("must be superuser or replication role to start walsender");
-        assert_eq!(bouncer.log().matches("closing because: login failed (age").count(), 2);
-        assert_eq!(bouncer.client().one("select 1"), "1");
-    }
-
     #[test]
     fn a_host_that_is_down_is_waited_for() {
         let pg = Postgres::dedicated();
@@ -358,18 +369,6 @@ mod beyond_pgbouncer {
         pg.start();
         wire.authenticate("replicator", "").expect("log in");
         assert_eq!(wire.one("select 1"), "1");
-    }
-
-    /// A walsender's server knows what its client asked for at its login.
-    #[test]
-    fn reset_goes_back_to_the_login() {
-        let bouncer = start(|setup| setup);
-        let params = [("replication", "database"), ("datestyle", "German")];
-        let mut wire = try_replica(&bouncer, "replicator", &params).expect("log in");
-        wire.run("set datestyle = 'ISO'");
-        wire.run("reset all");
-        assert_eq!(wire.params["DateStyle"], "German, DMY");
-        assert_eq!(wire.one("show datestyle"), "German, DMY");
     }
 }
 
@@ -443,4 +442,19 @@ fn pause_waits_for_the_end_of_a_stream() {
     let mut waiting = ask(&bouncer);
     bouncer.admin().run("RESUME");
     waiting.authenticate("replicator", "").expect("log in");
+}
+
+#[test]
+fn a_removed_database_ends_a_stream() {
+    let mut bouncer = start(|setup| {
+        let entry = format!("host=127.0.0.1 port={} dbname=postgres", Postgres::shared().port);
+        setup.database("gone", entry)
+    });
+    let mut wire = Wire::tcp(bouncer.port);
+    wire.login("replicator", "gone", "", &[("replication", "true"), ("application_name", "removed")]).expect("log in");
+    let from = position(&mut wire);
+    begin_stream(&mut wire, &from);
+    bouncer.reload(|setup| setup.without_database("gone"));
+    while wire.recv().tag == b'd' {}
+    wait_gone(&bouncer, "removed");
 }

@@ -57,6 +57,11 @@ impl Setup {
         self
     }
 
+    pub(crate) fn without_database(mut self, name: &str) -> Setup {
+        self.databases.remove(name);
+        self
+    }
+
     /// Adds to the entry of the database `app`.
     pub(crate) fn app(mut self, more: &str) -> Setup {
         let entry = self.databases.get_mut("app").expect("the entry of app");
