@@ -136,7 +136,7 @@ impl App {
         tokio::spawn(serve_consoles(console, consoles));
         tokio::spawn(Arc::clone(&self.pools).maintain());
         tokio::spawn(Arc::clone(&self.crew).grow());
-        let mut accepting = Some(serve::accept(listeners, &self.clients, &self.crew).map_err(StartError::Runtime)?);
+        let mut accepting = serve::accept(listeners, &self.clients, &self.crew).map_err(StartError::Runtime)?;
         let _pidfile = launch.ready().map_err(StartError::Pidfile)?;
         log_at!(Log, "process up: {VERSION}");
         let mut shutdown = None;
@@ -148,14 +148,11 @@ impl App {
                 signal = signals.next() => self.on_signal(signal, shutdown.is_some()),
                 _ = look.tick(), if shutdown.is_some() => None,
             };
-            if let Some(accepting) = &accepting {
-                accepting.set_defer_accept(self.pools.config().settings.tcp_defer_accept);
-            }
+            accepting.set_defer_accept(self.pools.config().settings.tcp_defer_accept);
             if let Some(how) = asked {
                 shutdown = Some(how);
                 self.pools.begin_shutdown(how);
-                // Closed, so that another process can take the port.
-                drop(accepting.take());
+                accepting.close_tcp().await;
             }
             if shutdown.is_some_and(|how| self.may_end(how)) {
                 log_at!(Log, "shutting down");

@@ -7,11 +7,15 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
 use dashmap::DashMap;
-use pgweir_proto::cancel::{CancelKey, SecretKey};
+use dashmap::mapref::entry::Entry;
+use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::replication::Replication;
-use tokio::sync::Notify;
+
+mod cancels;
 
 use crate::net::clock;
+use cancels::Cancels;
+pub(crate) use cancels::{CancelInfo, CancelState, CancelTarget, Listed};
 
 /// The other end of a socket, and ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,26 +68,18 @@ pub(crate) enum ClientState {
     Active,
     /// Asked for a server and has none yet.
     Waiting,
-    ActiveCancel,
-    WaitingCancel,
 }
 
 impl ClientState {
-    const ALL: [ClientState; 5] = [
-        ClientState::Login,
-        ClientState::Active,
-        ClientState::Waiting,
-        ClientState::ActiveCancel,
-        ClientState::WaitingCancel,
-    ];
+    const ALL: [ClientState; 3] = [ClientState::Login, ClientState::Active, ClientState::Waiting];
 }
 
 /// A client, from its login until it is gone.
 #[derive(Debug)]
 pub(crate) struct ClientInfo {
     pub(crate) id: u64,
-    /// What a cancel request must bring, besides the id as the process id.
-    pub(crate) cancel_secret: SecretKey,
+    /// What it is given to cancel its queries with, and what a cancel request must bring.
+    pub(crate) cancel_key: CancelKey,
     pub(crate) ends: Ends,
     pub(crate) user: Arc<str>,
     pub(crate) database: Arc<str>,
@@ -101,8 +97,10 @@ pub(crate) struct ClientInfo {
     state: AtomicU8,
     /// Id of the server that it is linked to; 0: none.
     link: AtomicU64,
-    /// A cancel request came while the client waited.
-    is_wait_canceled: AtomicBool,
+    /// Number of its latest query: a cancel request is for one query and for none after it.
+    query_no: AtomicU64,
+    /// Number of the query that a cancel request has come for; `NO_QUERY`: none has come yet.
+    canceled_query: AtomicU64,
     /// The session's task.
     waker: Mutex<Option<Waker>>,
     /// Prepared statements that it has. For SHOW only.
@@ -110,6 +108,8 @@ pub(crate) struct ClientInfo {
     /// As the session has it now; `None` where it is not known. For SHOW only.
     application_name: Mutex<Option<Arc<str>>>,
 }
+
+const NO_QUERY: u64 = u64::MAX;
 
 /// One microsecond figure of a client; relaxed, for whoever looks from outside.
 macro_rules! figure {
@@ -152,10 +152,17 @@ macro_rules! named {
 }
 
 impl ClientInfo {
-    pub(crate) fn new(key: &CancelKey, ends: Ends, user: Arc<str>, database: Arc<str>, connect_us: u64) -> Self {
+    pub(crate) fn new(
+        id: u64,
+        cancel_key: CancelKey,
+        ends: Ends,
+        user: Arc<str>,
+        database: Arc<str>,
+        connect_us: u64,
+    ) -> Self {
         ClientInfo {
-            id: u64::from(key.pid),
-            cancel_secret: key.secret.clone(),
+            id,
+            cancel_key,
             ends,
             user,
             database,
@@ -167,7 +174,8 @@ impl ClientInfo {
             xact_us: AtomicU64::new(0),
             state: AtomicU8::new(ClientState::Active as u8),
             link: AtomicU64::new(0),
-            is_wait_canceled: AtomicBool::new(false),
+            query_no: AtomicU64::new(0),
+            canceled_query: AtomicU64::new(NO_QUERY),
             waker: Mutex::new(None),
             prepared: AtomicU32::new(0),
             application_name: Mutex::new(None),
@@ -176,20 +184,34 @@ impl ClientInfo {
 
     named!();
 
-    /// What the client is given to cancel its queries with.
-    pub(crate) fn key(&self) -> CancelKey {
-        CancelKey { pid: self.id as u32, secret: self.cancel_secret.clone() }
+    figure!(set_request_us request_us request_us, set_wait_us wait_us wait_us,
+            set_xact_us xact_us xact_us);
+
+    /// A query begins, unless one runs already; 0: it is over.
+    #[inline]
+    pub(crate) fn set_query_us(&self, us: u64) {
+        if us > 0 && self.query_us() == 0 {
+            // Only the client's own task writes it.
+            self.query_no.store(self.query_no.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+        }
+        self.query_us.store(us, Ordering::Release);
     }
 
-    figure!(set_request_us request_us request_us, set_wait_us wait_us wait_us,
-            set_query_us query_us query_us, set_xact_us xact_us xact_us);
+    #[inline]
+    pub(crate) fn query_us(&self) -> u64 {
+        self.query_us.load(Ordering::Acquire)
+    }
+
+    /// The number of the query that runs, or for which the client waits.
+    pub(crate) fn running_query(&self) -> Option<u64> {
+        (self.query_us() > 0).then(|| self.query_no.load(Ordering::Relaxed))
+    }
 
     pub(crate) fn set_waker(&self, waker: &Waker) {
         *self.waker.lock().unwrap_or_else(PoisonError::into_inner) = Some(waker.clone());
     }
 
     pub(crate) fn begin_wait(&self, now_us: u64) {
-        self.is_wait_canceled.store(false, Ordering::Relaxed);
         self.set_wait_us(now_us);
         self.set_state(ClientState::Waiting);
     }
@@ -199,17 +221,20 @@ impl ClientInfo {
         self.set_state(ClientState::Active);
     }
 
-    /// Ends the wait of a client that waits.
-    pub(crate) fn cancel_wait(&self) {
-        self.is_wait_canceled.store(true, Ordering::Relaxed);
+    /// A cancel request has come for this query. It ends there if the client has not been linked
+    /// to a server for it: either the asker sees the link after this, or the client sees this
+    /// after it has set the link, since all four are sequentially consistent.
+    pub(crate) fn cancel_query(&self, query: u64) {
+        self.canceled_query.store(query, Ordering::SeqCst);
         if let Some(waker) = &*self.waker.lock().unwrap_or_else(PoisonError::into_inner) {
             waker.wake_by_ref();
         }
     }
 
+    /// A cancel request has come for the query that the client waits with.
     #[inline]
-    pub(crate) fn is_wait_canceled(&self) -> bool {
-        self.is_wait_canceled.load(Ordering::Relaxed)
+    pub(crate) fn is_query_canceled(&self) -> bool {
+        self.running_query() == Some(self.canceled_query.load(Ordering::SeqCst))
     }
 
     #[inline]
@@ -255,10 +280,7 @@ pub(crate) struct ServerInfo {
     application_name: Mutex<Option<Arc<str>>>,
     /// To be closed as soon as it is free: RECONNECT or RELOAD made it obsolete.
     close_needed: AtomicBool,
-    /// Cancel requests on their way to this server.
-    cancels: AtomicU32,
-    /// Tells that one of them is over.
-    cancel_over: Notify,
+    cancels: Cancels,
 }
 
 /// What SHOW SERVERS calls a server's state.
@@ -302,8 +324,7 @@ impl ServerInfo {
             prepared: AtomicU32::new(0),
             application_name: Mutex::new(None),
             close_needed: AtomicBool::new(false),
-            cancels: AtomicU32::new(0),
-            cancel_over: Notify::new(),
+            cancels: Cancels::default(),
         }
     }
 
@@ -336,56 +357,16 @@ impl ServerInfo {
     pub(crate) fn is_close_needed(&self) -> bool {
         self.close_needed.load(Ordering::Relaxed)
     }
-
-    /// Notes a cancel request for `client`, unless the client has let go of this server.
-    ///
-    /// The fence that keeps a cancel from a later query: here the count goes up before the link
-    /// is looked at; a release clears the link before it looks at the count. All four are
-    /// sequentially consistent, so at least one side sees the other: either the request is not
-    /// sent, or the server waits until it is over.
-    pub(crate) fn begin_cancel(self: &Arc<Self>, client: &ClientInfo) -> Option<CancelGuard> {
-        self.cancels.fetch_add(1, Ordering::SeqCst);
-        let guard = CancelGuard(Arc::clone(self));
-        (client.link() == self.id).then_some(guard)
-    }
-
-    /// A cancel request is on its way here.
-    #[inline]
-    pub(crate) fn is_being_canceled(&self) -> bool {
-        self.cancels.load(Ordering::SeqCst) > 0
-    }
-
-    /// Cancel requests on their way here.
-    pub(crate) fn cancels(&self) -> u32 {
-        self.cancels.load(Ordering::Relaxed)
-    }
-
-    /// Waits until no cancel request is on its way here.
-    pub(crate) async fn cancels_over(&self) {
-        while self.is_being_canceled() {
-            // Stores a permit if it comes before we wait, and there is one waiter only.
-            self.cancel_over.notified().await;
-        }
-    }
-}
-
-/// A cancel request on its way; the server is not reused while it lives.
-#[derive(Debug)]
-pub(crate) struct CancelGuard(Arc<ServerInfo>);
-
-impl Drop for CancelGuard {
-    fn drop(&mut self) {
-        self.0.cancels.fetch_sub(1, Ordering::SeqCst);
-        self.0.cancel_over.notify_one();
-    }
 }
 
 /// All clients and servers of the process.
 #[derive(Debug, Default)]
 pub(crate) struct Registry {
+    /// By the first 8 bytes of their cancel keys, of which no two have the same.
     clients: DashMap<u64, Arc<ClientInfo>>,
     servers: DashMap<u64, Arc<ServerInfo>>,
-    /// Ids of clients and servers alike, as PgBouncer gives them.
+    cancels: DashMap<u64, Arc<CancelInfo>>,
+    /// Ids of clients, servers and cancel requests alike, as PgBouncer gives them.
     next_id: AtomicU64,
     /// Clients connected, logged in or not, and those of them not logged in yet.
     pub(crate) connected: AtomicU32,
@@ -393,26 +374,26 @@ pub(crate) struct Registry {
 }
 
 impl Registry {
-    /// An id for a new client. It goes out as a process id: positive in the client's eyes.
-    pub(crate) fn next_client_id(&self) -> u32 {
+    pub(crate) fn next_id(&self) -> u64 {
+        self.next_id.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Lists the client that `make` makes of a key that no other client has.
+    pub(crate) fn add_client(
+        &self,
+        new_key: impl Fn() -> CancelKey,
+        make: impl FnOnce(CancelKey) -> ClientInfo,
+    ) -> Arc<ClientInfo> {
         loop {
-            let id = (self.next_id.fetch_add(1, Ordering::Relaxed) % i32::MAX as u64) as u32 + 1;
-            if !self.clients.contains_key(&u64::from(id)) {
-                return id;
+            let key = new_key();
+            if let Entry::Vacant(free) = self.clients.entry(key.head()) {
+                return Arc::clone(&free.insert(Arc::new(make(key))));
             }
         }
     }
 
-    pub(crate) fn next_server_id(&self) -> u64 {
-        self.next_id.fetch_add(1, Ordering::Relaxed) + 1
-    }
-
-    pub(crate) fn add_client(&self, info: &Arc<ClientInfo>) {
-        self.clients.insert(info.id, Arc::clone(info));
-    }
-
     pub(crate) fn remove_client(&self, info: &ClientInfo) {
-        self.clients.remove(&info.id);
+        self.clients.remove(&info.cancel_key.head());
     }
 
     pub(crate) fn add_server(&self, info: &Arc<ServerInfo>) {
@@ -423,8 +404,10 @@ impl Registry {
         self.servers.remove(&info.id);
     }
 
-    pub(crate) fn client(&self, id: u64) -> Option<Arc<ClientInfo>> {
-        self.clients.get(&id).map(|entry| Arc::clone(entry.value()))
+    /// The client that was given this key.
+    pub(crate) fn client_with(&self, key: &CancelKey) -> Option<Arc<ClientInfo>> {
+        let client = Arc::clone(self.clients.get(&key.head())?.value());
+        (client.cancel_key == *key).then_some(client)
     }
 
     pub(crate) fn server(&self, id: u64) -> Option<Arc<ServerInfo>> {

@@ -20,14 +20,14 @@ const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// Accepts on all of `listeners` until what is returned is dropped, which closes them.
 pub(crate) fn accept(listeners: Listeners, clients: &Arc<Clients>, crew: &Arc<Crew>) -> io::Result<Accepting> {
-    let mut tasks = JoinSet::new();
+    let mut tcp_tasks = JoinSet::new();
     let Listeners { tcp, unix } = listeners;
     let port = clients.pools.config().settings.listen_port;
     let same = tcp.iter().map(std::net::TcpListener::try_clone).collect::<io::Result<_>>()?;
     for listener in tcp {
         let listener = TcpListener::from_std(listener)?;
         let (clients, crew) = (Arc::clone(clients), Arc::clone(crew));
-        tasks.spawn(async move {
+        tcp_tasks.spawn(async move {
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => report(place_tcp(stream, &clients, &crew)),
@@ -36,12 +36,12 @@ pub(crate) fn accept(listeners: Listeners, clients: &Arc<Clients>, crew: &Arc<Cr
             }
         });
     }
-    let mut file = None;
+    let (mut file, mut unix_tasks) = (None, JoinSet::new());
     if let Some(UnixSocket { listener, file: its_file }) = unix {
         file = its_file;
         let listener = UnixListener::from_std(listener)?;
         let (clients, crew) = (Arc::clone(clients), Arc::clone(crew));
-        tasks.spawn(async move {
+        unix_tasks.spawn(async move {
             loop {
                 match listener.accept().await {
                     Ok((stream, _)) => report(place_unix(stream, port, &clients, &crew)),
@@ -50,12 +50,13 @@ pub(crate) fn accept(listeners: Listeners, clients: &Arc<Clients>, crew: &Arc<Cr
             }
         });
     }
-    Ok(Accepting { _tasks: tasks, tcp: same, _file: file })
+    Ok(Accepting { tcp_tasks, _unix_tasks: unix_tasks, tcp: same, _file: file })
 }
 
 /// Open listeners.
 pub(crate) struct Accepting {
-    _tasks: JoinSet<()>,
+    tcp_tasks: JoinSet<()>,
+    _unix_tasks: JoinSet<()>,
     /// The TCP listeners again, for what a reload changes.
     tcp: Vec<std::net::TcpListener>,
     /// The Unix socket's name, which goes with this.
@@ -63,6 +64,13 @@ pub(crate) struct Accepting {
 }
 
 impl Accepting {
+    /// Another process can take the port. The Unix socket stays: peers pass on cancel requests
+    /// for the clients that are left, and the console can be reached.
+    pub(crate) async fn close_tcp(&mut self) {
+        self.tcp.clear();
+        self.tcp_tasks.shutdown().await;
+    }
+
     pub(crate) fn set_defer_accept(&self, on: bool) {
         self.tcp.iter().for_each(|listener| set_defer_accept(listener, on));
     }

@@ -74,6 +74,11 @@ impl Config {
         own.unwrap_or(self.settings.reserve_pool_size)
     }
 
+    /// How many cancel requests may be on their way to a peer at once; 0 means no limit.
+    pub fn peer_pool_size(&self, peer: &Peer) -> u32 {
+        peer.pool_size.unwrap_or(self.settings.default_pool_size)
+    }
+
     /// How many connections to keep in each pool of a database; the pool's size caps it.
     pub fn min_pool_size(&self, database: &Database) -> u32 {
         database.min_pool_size.unwrap_or(self.settings.min_pool_size)
@@ -214,6 +219,8 @@ mod tests {
         assert_eq!(sizes(&own, "u"), (31, 32));
         assert_eq!(sizes(&own, "x"), (21, 22));
         assert_eq!(sizes(&plain, "x"), (11, 12));
+        assert_eq!(config.peer_pool_size(&Peer::new(1)), 11);
+        assert_eq!(config.peer_pool_size(&Peer { pool_size: Some(0), ..Peer::new(1) }), 0);
         assert_eq!(config.query_wait_timeout(&own, Some("u")), seconds(39));
         assert_eq!(config.query_wait_timeout(&own, Some("x")), seconds(29));
         assert_eq!(config.query_wait_timeout(&own, None), seconds(29));

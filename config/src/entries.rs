@@ -158,7 +158,7 @@ section! {
         port: Port<false>, Some("6432"), Reload, Acts,
             "Port of the peer.";
         pool_size: Inherited<EntryCount>, None, Reload, Acts,
-            "Cancel requests in flight to the peer. Not set: `default_pool_size`.";
+            "Cancel requests on their way to the peer at once. Not set: `default_pool_size`. 0: no limit.";
     ]
 }
 

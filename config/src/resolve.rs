@@ -198,12 +198,6 @@ impl Resolver {
     }
 
     fn peers(&mut self, entries: Vec<Entry>) -> BTreeMap<u32, Peer> {
-        // The section acts when the setting does that turns it on.
-        let acts = SETTINGS.iter().any(|row| row.key == "peer_id" && row.status == Status::Acts);
-        if let Some(first) = entries.first().filter(|_| !acts) {
-            let place = first.place.clone();
-            self.warn(&place, "[peers] is not supported by this version yet, ignored");
-        }
         let mut peers = BTreeMap::new();
         for entry in entries {
             let id = entry.name.parse().ok().filter(|id| (1..=PEER_ID_MAX).contains(id));

@@ -118,8 +118,8 @@ section! {
             "Server connections allowed per user, whatever the database. 0: no limit.";
         min_pool_size: Count, Some("0"), Reload, Acts,
             "Server connections kept open in a pool that has a client or a forced user.";
-        peer_id: PeerId, Some("0"), Reload, Later,
-            "This process's number among its peers. 0: no peers.";
+        peer_id: PeerId, Some("0"), Reload, Acts,
+            "This process's number among its peers, which pass cancel requests on to each other. 0: no peers.";
         pidfile: Unset<FilePath>, Some(""), Restart, Acts,
             "File for the process id. Needed to run as a daemon.";
         pkt_buf: Count, Some("4096"), Restart, NoEffect("buffers are sized by what they carry"),

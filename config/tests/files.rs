@@ -119,7 +119,6 @@ fn what_does_not_act_yet_is_told() {
             later(11, "client_tls_key_file"),
             later(12, "client_tls_cert_file"),
             format!("{file}:16: pkt_buf has no effect: buffers are sized by what they carry"),
-            later(21, "[peers]"),
         ]
     );
     assert_eq!(config.settings.auth_type, AuthType::ScramSha256);

@@ -71,6 +71,16 @@ pub(super) const DATABASES: Columns = &[
     ("disabled", Int4),
 ];
 
+pub(super) const PEERS: Columns = &[("peer_id", Int4), ("host", Text), ("port", Int4), ("pool_size", Int4)];
+
+pub(super) const PEER_POOLS: Columns = &[
+    ("peer_id", Int4),
+    ("cl_active_cancel_req", Int4),
+    ("cl_waiting_cancel_req", Int4),
+    ("sv_active_cancel", Int4),
+    ("sv_login", Int4),
+];
+
 pub(super) const STATS: Columns = &[
     ("database", Text),
     ("total_server_assignment_count", Numeric),
@@ -163,12 +173,14 @@ mod tests {
     /// `command  position  column  type`, as PgBouncer 1.25 answers.
     const PGBOUNCER: &str = include_str!("../../tests/data/show_columns.tsv");
 
-    const ALL: [(&str, Columns); 14] = [
+    const ALL: [(&str, Columns); 16] = [
         ("VERSION", VERSION),
         ("POOLS", POOLS),
         ("CLIENTS", SOCKETS),
         ("SERVERS", SOCKETS),
         ("DATABASES", DATABASES),
+        ("PEERS", PEERS),
+        ("PEER_POOLS", PEER_POOLS),
         ("STATS", STATS),
         ("STATS_TOTALS", STATS_TOTALS),
         ("STATS_AVERAGES", STATS_AVERAGES),

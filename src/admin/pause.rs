@@ -8,9 +8,9 @@ use pgweir_proto::admin_error::AdminError;
 
 use super::databases::{known, log_issued, named};
 use super::session::{Answer, Session, Stop, done};
+use crate::net::clock;
 use crate::pools::Pools;
 use crate::pools::entries::Database;
-use crate::registry::ClientState;
 
 /// How often a PAUSE looks whether the last server is out of use.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
@@ -26,9 +26,12 @@ pub(super) async fn pause(session: &mut Session, name: &str) -> Answer {
     log_issued("PAUSE", name);
     let database = if name.is_empty() { None } else { Some(named(&pools, "pause", name)?) };
     pools.pause(database.as_deref());
-    session.info.set_state(ClientState::Waiting);
+    let now_us = clock::now_us();
+    session.info.begin_wait(now_us);
+    session.info.set_query_us(now_us);
     let waited = until_unused(session, &pools, database.as_deref()).await;
-    session.info.set_state(ClientState::Active);
+    session.info.set_query_us(0);
+    session.info.end_wait();
     waited?;
     Ok(done("PAUSE"))
 }
@@ -42,7 +45,7 @@ async fn until_unused(session: &mut Session, pools: &Pools, database: Option<&Da
         if pools.in_use(database) == 0 {
             return Ok(());
         }
-        if session.info.state() == ClientState::ActiveCancel && pools.shutdown().is_none() {
+        if session.info.is_query_canceled() && pools.shutdown().is_none() {
             pools.resume(database);
             return Err(Stop::Canceled);
         }

@@ -8,7 +8,6 @@ use std::time::Duration;
 use pgweir_config::CONSOLE_DATABASE;
 use pgweir_proto::admin_error::AdminError;
 use pgweir_proto::backend::TransactionStatus;
-use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::error_response::{ErrorResponse, Severity};
 use pgweir_proto::sqlstate::SqlState;
 use pgweir_proto::startup::ProtocolVersion;
@@ -23,7 +22,7 @@ use crate::client::{ClientSlot, ConsoleAccess, ConsoleClient};
 use crate::log::{self, Level};
 use crate::net::clock;
 use crate::net::stream::Stream;
-use crate::registry::{ClientInfo, ClientState};
+use crate::registry::ClientInfo;
 
 /// What a PgBouncer of the version that we take the place of tells a client of its console.
 const WELCOME: [(&str, &str); 7] = [
@@ -101,12 +100,14 @@ impl Session {
         let ConsoleClient { socket, id, ends, user, access, application_name, mut slot, connect_us } = client;
         let stream = socket.attach()?;
         let registry = &console.pools.registry;
-        let key = CancelKey { pid: id, secret: auth::new_secret_key(ProtocolVersion::V3_0) };
-        let info = Arc::new(ClientInfo::new(&key, ends, user, CONSOLE_DATABASE.into(), connect_us));
+        let peer_id = console.pools.config().settings.peer_id;
+        let info = registry.add_client(
+            || auth::new_cancel_key(ProtocolVersion::V3_0, peer_id),
+            |key| ClientInfo::new(id, key, ends, user, CONSOLE_DATABASE.into(), connect_us),
+        );
         info.set_application_name(application_name.as_ref());
         slot.logged_in();
         console.stats.count_console_login();
-        registry.add_client(&info);
         Ok(Session { console, info, access, stream, inbox: Inbox::default(), _slot: slot })
     }
 
@@ -133,7 +134,6 @@ impl Session {
         loop {
             let request = self.next().await?;
             self.info.set_request_us(clock::now_us());
-            self.info.set_state(ClientState::Active);
             let (answer, is_last) = match request {
                 Request::Terminate => return Err(End::Closed),
                 Request::Query(text) => (self.execute(&text).await, false),
@@ -157,7 +157,7 @@ impl Session {
         if let Some(name) = self.info.application_name() {
             message::parameter_status(&mut out, "application_name", &*name);
         }
-        self.info.key().backend_key_data(&mut out);
+        self.info.cancel_key.backend_key_data(&mut out);
         let settings = &self.console.pools.config().settings;
         if let Some(text) = settings.login_notify_message.as_deref().filter(|text| !text.is_empty()) {
             notice(&mut out, text, None);

@@ -28,7 +28,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 pub(crate) use context::AuthContext;
 pub(crate) use peer::is_console_owner;
-pub(crate) use random::{new_secret_key, random_bytes};
+pub(crate) use random::{new_cancel_key, random_bytes};
 
 /// Where the secrets of users are: the configuration with its `auth_file`, or a server that
 /// is asked.

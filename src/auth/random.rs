@@ -1,6 +1,6 @@
 //! Random bytes for salts, nonces and cancel keys.
 
-use pgweir_proto::cancel::SecretKey;
+use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::startup::ProtocolVersion;
 use ring::rand::{SecureRandom, SystemRandom};
 
@@ -12,14 +12,17 @@ pub(crate) fn random_bytes<const N: usize>() -> [u8; N] {
     bytes
 }
 
-/// The secret half of a client's cancel key, as long as its protocol allows and PostgreSQL's.
-pub(crate) fn new_secret_key(protocol: ProtocolVersion) -> SecretKey {
-    let bytes: [u8; 32] = random_bytes();
+/// What a client is given to cancel its queries with: as long as its protocol allows and
+/// PostgreSQL's. `peer_id` is the setting.
+pub(crate) fn new_cancel_key(protocol: ProtocolVersion, peer_id: u32) -> CancelKey {
+    // Process id and secret.
+    let bytes: [u8; 4 + 32] = random_bytes();
     let len = match protocol {
-        ProtocolVersion::V3_0 => 4,
+        ProtocolVersion::V3_0 => 4 + 4,
         ProtocolVersion::V3_2 => bytes.len(),
     };
-    SecretKey::new(&bytes[..len]).expect("4 to 256 bytes make a secret")
+    // The setting has at most 14 bits.
+    CancelKey::from_random(&bytes[..len], peer_id as u16).expect("8 to 260 bytes make a key")
 }
 
 #[cfg(test)]
@@ -28,8 +31,10 @@ mod tests {
 
     #[test]
     fn keys_are_as_long_as_the_protocol_has_them() {
-        let len = |protocol| new_secret_key(protocol).as_bytes().len();
+        let len = |protocol| new_cancel_key(protocol, 0).secret.as_bytes().len();
         assert_eq!((len(ProtocolVersion::V3_0), len(ProtocolVersion::V3_2)), (4, 32));
-        assert_ne!(new_secret_key(ProtocolVersion::V3_2), new_secret_key(ProtocolVersion::V3_2));
+        let key = || new_cancel_key(ProtocolVersion::V3_0, 7);
+        assert_eq!(key().peer_id(), 7);
+        assert_ne!(key().head(), key().head());
     }
 }

@@ -1,37 +1,174 @@
-//! Cancel requests: a connection of its own that names a client and proves to be of it.
+//! Cancel requests: a connection of its own that names a client and proves to be of it. Carried
+//! out on the runtime beside the data path.
 
-use pgweir_config::CONSOLE_DATABASE;
+use std::fmt;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
 use pgweir_proto::cancel::CancelKey;
 
-use crate::log::log_at;
-use crate::pools::Pools;
-use crate::registry::{ClientState, Ends};
+use super::ClientSlot;
+use crate::log::{self, Level, Topic, log_at};
+use crate::net::clock;
+use crate::net::stream::{Detached, Stream};
+use crate::pools::{Peer, Pools};
+use crate::registry::{CancelInfo, CancelState, CancelTarget, ClientInfo, Ends, Listed};
 use crate::server::cancel;
 
-/// Passes a cancel request on to the server that runs the client's query, if one does.
-///
-/// The client gets no answer either way: that would tell a stranger which keys are good.
-pub(super) async fn forward(pools: &Pools, key: &CancelKey, id: u32, ends: &Ends) {
-    let Some(client) = pools.registry.client(u64::from(key.pid)).filter(|c| c.cancel_secret == key.secret) else {
-        log_at!(Log, "C-{id:#x}: (nodb)/(nouser)@{ends} closing because: failed cancel request");
-        return;
-    };
-    if &*client.database == CONSOLE_DATABASE {
-        // A console that waits for PAUSE looks at its own state.
-        client.set_state(ClientState::ActiveCancel);
-        return;
+/// A cancel request and the connection that it came on. That gets no answer, since one would
+/// tell a stranger which keys are good, but is closed when all is done: so an honest asker knows
+/// that nothing of its own is on the way any more.
+pub(super) struct CancelRequest {
+    pub(super) pools: Arc<Pools>,
+    pub(super) key: CancelKey,
+    pub(super) id: u64,
+    pub(super) ends: Ends,
+    pub(super) connect_us: u64,
+    pub(super) _socket: Detached,
+    pub(super) _slot: ClientSlot,
+}
+
+/// Why a request was not carried out.
+enum GivenUp {
+    UnknownKey,
+    /// The client runs nothing.
+    Idle,
+    /// What the client ran when the request came was over when its turn came.
+    NowIdle,
+    /// `cancel_wait_timeout`
+    TimedOut,
+    TooMany,
+    /// It was passed on too often.
+    PassedOnTooOften,
+    NoSuchPeer,
+    PeerRemoved,
+    NotResolved(Arc<str>),
+    Failed(io::Error),
+}
+
+impl fmt::Display for GivenUp {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            GivenUp::UnknownKey => "failed cancel request",
+            GivenUp::Idle => "cancel request for idle client",
+            GivenUp::NowIdle => "not sending cancel request for client that is now idle",
+            GivenUp::TimedOut => "cancel_wait_timeout",
+            GivenUp::TooMany => "too many cancel requests at once",
+            GivenUp::PassedOnTooOften => "failed to forward cancel request because its TTL was exhausted",
+            GivenUp::NoSuchPeer => "could not find peer to forward request to",
+            GivenUp::PeerRemoved => "peer removed",
+            GivenUp::NotResolved(why) => return write!(f, "the peer's host was not found: {why}"),
+            GivenUp::Failed(e) => return write!(f, "failed to send cancel request: {e}"),
+        })
     }
-    if client.state() == ClientState::Waiting {
-        return client.cancel_wait();
+}
+
+impl CancelRequest {
+    pub(super) async fn carry_out(self) {
+        let reason = match self.forward().await {
+            Ok(()) => "successfully sent cancel request".to_owned(),
+            Err(GivenUp::Failed(e)) => {
+                let reason = GivenUp::Failed(e).to_string();
+                self.log(Level::Warning, format_args!("{reason}"));
+                reason
+            }
+            Err(given_up) => given_up.to_string(),
+        };
+        if log::is_wanted(Topic::Disconnections) {
+            let age_s = clock::now_us().saturating_sub(self.connect_us) / 1_000_000;
+            self.log(Level::Log, format_args!("closing because: {reason} (age={age_s}s)"));
+        }
     }
-    let Some(server) = pools.registry.server(client.link()) else {
-        log_at!(Log, "C-{id:#x}: (nodb)/(nouser)@{ends} closing because: cancel request for idle client");
-        return;
-    };
-    // Held until the request is over: the server serves nobody else before.
-    let Some(_guard) = server.begin_cancel(&client) else { return };
-    let timeout = pools.config().settings.cancel_wait_timeout;
-    if let Err(e) = cancel::send_cancel(&server.address, &server.cancel_key, timeout).await {
-        log_at!(Warning, "S-{:#x}: cancel request could not be forwarded: {e}", server.id);
+
+    fn log(&self, level: Level, text: fmt::Arguments<'_>) {
+        log::write(level, format_args!("C-{:#x}: (nodb)/(nouser)@{} {text}", self.id, self.ends));
+    }
+
+    /// To the server that runs the client's query, or to the peer that the client is with.
+    async fn forward(&self) -> Result<(), GivenUp> {
+        let registry = &self.pools.registry;
+        let own_id = self.pools.config().settings.peer_id;
+        let as_given_out = || registry.client_with(&self.key.with_full_ttl()).filter(|_| own_id > 0);
+        let peer_id = u32::from(self.key.peer_id());
+        match registry.client_with(&self.key).or_else(as_given_out) {
+            Some(client) => self.to_server(&client).await,
+            None if own_id > 0 && peer_id != own_id => self.to_peer(peer_id).await,
+            None => Err(GivenUp::UnknownKey),
+        }
+    }
+
+    async fn to_server(&self, client: &ClientInfo) -> Result<(), GivenUp> {
+        let query = client.running_query().ok_or(GivenUp::Idle)?;
+        client.cancel_query(query);
+        let Some(server) = self.pools.registry.server(client.link()) else {
+            // It waits for one, and has been told.
+            return Ok(());
+        };
+        let listed = self.list(CancelTarget::Server(Arc::clone(&server)))?;
+        let sent_before = server.cancels_sent();
+        let wait = async {
+            let turn = server.cancel_turn().await;
+            if server.cancels_sent() > sent_before {
+                return Ok(None);
+            }
+            if client.running_query() != Some(query) {
+                return Err(GivenUp::NowIdle);
+            }
+            listed.set_state(CancelState::Connecting);
+            let config = self.pools.config();
+            let stream = cancel::connect(&server.address, &config.settings).await.map_err(GivenUp::Failed)?;
+            // From here on the server serves nobody else until the request is over.
+            let guard = server.begin_cancel(client, query).ok_or(GivenUp::NowIdle)?;
+            Ok(Some((turn, stream, guard)))
+        };
+        let Some((_turn, stream, _guard)) = self.within_limit(wait).await? else { return Ok(()) };
+        listed.set_state(CancelState::Active);
+        cancel::send(stream, &server.cancel_key).await.map_err(|e| {
+            // Nobody knows whether it will still arrive.
+            server.set_close_needed();
+            GivenUp::Failed(e)
+        })
+    }
+
+    async fn to_peer(&self, peer_id: u32) -> Result<(), GivenUp> {
+        let key = self.key.passed_on().ok_or(GivenUp::PassedOnTooOften)?;
+        let peer = self.pools.peers.get(peer_id, &self.pools.config()).ok_or(GivenUp::NoSuchPeer)?;
+        let listed = self.list(CancelTarget::Peer(peer_id))?;
+        let wait = async {
+            let turn = peer.turn().await.ok_or(GivenUp::PeerRemoved)?;
+            listed.set_state(CancelState::Connecting);
+            Ok((turn, self.connect_to(&peer).await?))
+        };
+        let (_turn, stream) = self.within_limit(wait).await?;
+        listed.set_state(CancelState::Active);
+        log_at!(Debug, "C-{:#x}: forwarding cancellation request to peer {peer_id}", self.id);
+        cancel::send(stream, &key).await.map_err(GivenUp::Failed)
+    }
+
+    async fn connect_to(&self, peer: &Peer) -> Result<Stream, GivenUp> {
+        let config = self.pools.config();
+        let host = peer.entry.host().ok_or(GivenUp::NoSuchPeer)?;
+        let found = self.pools.connector.hosts.addresses(host, peer.entry.port).await;
+        let mut last = io::ErrorKind::AddrNotAvailable.into();
+        for address in found.map_err(GivenUp::NotResolved)? {
+            match cancel::connect(&address, &config.settings).await {
+                Ok(stream) => return Ok(stream),
+                Err(e) => last = e,
+            }
+        }
+        Err(GivenUp::Failed(last))
+    }
+
+    fn list(&self, target: CancelTarget) -> Result<Listed, GivenUp> {
+        let info = CancelInfo::new(self.id, self.ends.clone(), target, self.connect_us);
+        self.pools.registry.add_cancel(info).ok_or(GivenUp::TooMany)
+    }
+
+    /// `cancel_wait_timeout` is for the time until the request is sent.
+    async fn within_limit<T>(&self, wait: impl Future<Output = Result<T, GivenUp>>) -> Result<T, GivenUp> {
+        let limit = self.pools.config().settings.cancel_wait_timeout;
+        let limit = if limit.is_zero() { Duration::MAX } else { limit };
+        tokio::time::timeout(limit, wait).await.unwrap_or(Err(GivenUp::TimedOut))
     }
 }

@@ -29,7 +29,7 @@ pub(super) enum End {
     ServerEof,
     ServerFailed(io::Error),
     ReplyFault(ReplyFault),
-    /// A cancel request came while the client waited for a server.
+    /// A cancel request came before the server had got the query.
     WaitCanceled,
     /// The server did not take the client's parameters.
     ParametersFailed(QueryError),
@@ -154,10 +154,12 @@ impl Session {
         self.cell.info.set_link(0);
         if end.leaves_query_running() && !server.outstanding.is_answered() {
             let info = std::sync::Arc::clone(&server.info);
-            let timeout = self.pools.config().settings.cancel_wait_timeout;
+            let config = self.pools.config();
             self.pools.control.spawn(async move {
                 // Best effort: without it the query only runs until it finds its client gone.
-                let _ = cancel::send_cancel(&info.address, &info.cancel_key, timeout).await;
+                if let Ok(stream) = cancel::connect(&info.address, &config.settings).await {
+                    let _ = cancel::send(stream, &info.cancel_key).await;
+                }
             });
         }
         self.member.pool.close(ServerState::Active, server, &end.server_reason());

@@ -9,11 +9,12 @@ use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::client_error::ClientError;
 use pgweir_proto::startup::ProtocolVersion;
 
+use super::cancel::CancelRequest;
 use super::end::End;
 use super::handshake::{self, HandshakeError, Hello, Startup};
 use super::session::Session;
 use super::welcome::welcome;
-use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, cancel, replication};
+use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, replication};
 use crate::auth::{self, AuthError, Granted, Reason};
 use crate::log::{self, Level, Topic};
 use crate::net::clock;
@@ -35,8 +36,8 @@ pub(super) enum Refused {
     },
     /// The client went away, or its connection broke.
     Gone(String),
-    /// It is none: a cancel request, or a client of the console.
-    Elsewhere,
+    /// It is none, but a cancel request.
+    Cancel(CancelKey),
 }
 
 impl From<ClientError> for Refused {
@@ -65,7 +66,7 @@ impl From<AuthError> for Refused {
 
 /// The names in this client's log lines, as far as they are known.
 struct Who {
-    id: u32,
+    id: u64,
     ends: Ends,
     database: String,
     user: String,
@@ -92,13 +93,22 @@ pub(super) async fn log_in(
     slot: ClientSlot,
     connect_us: u64,
 ) -> Option<Session> {
-    let id = clients.pools.registry.next_client_id();
+    let id = clients.pools.registry.next_id();
     let mut who = Who { id, ends, database: "(nodb)".into(), user: "(nouser)".into(), connect_us };
     let config = clients.pools.config();
     let limit = some(config.settings.client_login_timeout);
     let identified = within(limit, ClientError::LoginTimeout, identify(clients, &config, &mut stream, &mut who)).await;
     let admitted = match identified {
         Ok(admitted) => admitted,
+        Err(Refused::Cancel(key)) => {
+            let mut slot = slot;
+            slot.logged_in();
+            let (pools, ends) = (Arc::clone(&clients.pools), who.ends);
+            let request =
+                CancelRequest { pools, key, id, ends, connect_us, _socket: stream.detach().ok()?, _slot: slot };
+            clients.pools.control.spawn(request.carry_out());
+            return None;
+        }
         Err(refused) => {
             refuse(&mut stream, &who, refused).await;
             return None;
@@ -128,7 +138,7 @@ pub(super) async fn log_in(
             if let Err(refused) = welcomed {
                 session.finish(match refused {
                     Refused::Client { error, .. } => End::Error(error),
-                    Refused::Gone(_) | Refused::Elsewhere => End::ClientEof,
+                    Refused::Gone(_) | Refused::Cancel(_) => End::ClientEof,
                 });
                 return None;
             }
@@ -186,12 +196,7 @@ async fn identify(
     let pools = &clients.pools;
     let startup = match handshake::read_hello(stream, config, &pools.tracked).await? {
         Hello::Startup(startup) => startup,
-        Hello::Cancel(key) => {
-            // Its connection is closed when that is done: so the client knows that no cancel
-            // request of its own is on the way any more.
-            cancel::forward(pools, &key, who.id, &who.ends).await;
-            return Err(Refused::Elsewhere);
-        }
+        Hello::Cancel(key) => return Err(Refused::Cancel(key)),
     };
     who.user.clone_from(&startup.user);
     who.database.clone_from(&startup.database);
@@ -312,12 +317,16 @@ fn enter(
 ) -> Session {
     let registry = &clients.pools.registry;
     let PoolPlace { member, permits, user, database, protocol, walsender } = place;
-    let key = CancelKey { pid: who.id, secret: auth::new_secret_key(protocol) };
+    let peer_id = clients.pools.config().settings.peer_id;
     let names = (Arc::clone(&user.name), Arc::clone(&database.name));
-    let mut info = ClientInfo::new(&key, who.ends.clone(), names.0, names.1, who.connect_us);
-    info.replication = walsender.map(|walsender| walsender.kind);
-    let info = Arc::new(info);
-    registry.add_client(&info);
+    let info = registry.add_client(
+        || auth::new_cancel_key(protocol, peer_id),
+        |key| {
+            let mut info = ClientInfo::new(who.id, key, who.ends.clone(), names.0, names.1, who.connect_us);
+            info.replication = walsender.map(|walsender| walsender.kind);
+            info
+        },
+    );
     let cell = Rc::new(SessionCell::new(info));
     cell.to_client.open(stream.fd());
     let listed = worker.enlist(&cell);
@@ -348,7 +357,7 @@ fn enter(
 /// Tells a client that it is not let in, the log first.
 async fn refuse(stream: &mut Stream, who: &Who, refused: Refused) {
     let (reason, told) = match refused {
-        Refused::Elsewhere => return,
+        Refused::Cancel(_) => return,
         Refused::Gone(reason) => (reason, None),
         Refused::Client { error, reason: Some(reason) } => (format!("{} ({reason})", error.message()), Some(error)),
         Refused::Client { error, reason: None } => (error.message().into_owned(), Some(error)),

@@ -45,7 +45,7 @@ pub(crate) enum ConsoleAccess {
 
 /// A client of the console, logged in but not yet welcomed.
 pub(crate) struct ConsoleClient {
-    pub(crate) id: u32,
+    pub(crate) id: u64,
     pub(crate) socket: Detached,
     pub(crate) ends: Ends,
     pub(crate) user: Arc<str>,

@@ -130,7 +130,7 @@ impl Session {
 
     /// Gives the server back if the transaction is over and both sides are between messages.
     #[inline]
-    fn try_release(&mut self) -> bool {
+    pub(super) fn try_release(&mut self) -> bool {
         if !self.is_clean() {
             return false;
         }

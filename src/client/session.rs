@@ -120,16 +120,21 @@ impl Session {
             Some(asked) => asked,
             None => poll_fn(|cx| self.poll_idle(cx)).await?,
         };
-        match asked {
-            Asked::Linked => {}
-            Asked::Different => self.begin().await?,
-            Asked::Queued(key) => match self.wait(key).await {
-                Ok(()) => self.begin().await?,
-                Err(End::WaitCanceled) => return self.answer_canceled(),
-                Err(end) => return Err(end),
-            },
+        match self.make_ready(asked).await {
+            Ok(()) => poll_fn(|cx| self.poll_relay(cx)).await,
+            Err(End::WaitCanceled) => self.answer_canceled(),
+            Err(end) => Err(end),
         }
-        poll_fn(|cx| self.poll_relay(cx)).await
+    }
+
+    /// Gets what was asked on its way to a server.
+    async fn make_ready(&mut self, asked: Asked) -> Result<(), End> {
+        match asked {
+            Asked::Linked => return Ok(()),
+            Asked::Different => {}
+            Asked::Queued(key) => self.wait(key).await?,
+        }
+        self.begin().await
     }
 
     /// It has a server for what it asks, and the server has its parameters. Only now can what
@@ -236,7 +241,7 @@ impl Session {
     fn poll_wait(&mut self, waiting: &mut Waiting, cx: &mut Context<'_>) -> Poll<Result<Box<Server>, End>> {
         loop {
             self.check()?;
-            if self.cell.info.is_wait_canceled() {
+            if self.cell.info.is_query_canceled() {
                 return Poll::Ready(Err(End::WaitCanceled));
             }
             self.poll_client_gone(cx)?;
@@ -264,6 +269,9 @@ impl Session {
     /// Answers a request that was cancelled before a server had it, as the server would have.
     fn answer_canceled(&mut self) -> Result<(), End> {
         self.cell.info.end_wait();
+        self.cell.info.set_query_us(0);
+        // It may have got a server meanwhile.
+        self.try_release();
         let mut owed = Outstanding::new();
         let stash = std::mem::take(&mut self.partial);
         let mut requests = Requests::default();
@@ -316,6 +324,9 @@ impl Session {
     async fn begin(&mut self) -> Result<(), End> {
         self.apply_parameters().await?;
         self.assigned();
+        if self.cell.info.is_query_canceled() {
+            return Err(End::WaitCanceled);
+        }
         let stash = std::mem::take(&mut self.partial);
         self.forward_requests(&stash)
     }

@@ -56,7 +56,7 @@ pub(super) async fn greet(
     }
     let info = &session.cell.info;
     info.set_application_name(session.parameters.get(APPLICATION_NAME));
-    info.key().backend_key_data(&mut out);
+    info.cancel_key.backend_key_data(&mut out);
     if let Some(message) = config.settings.login_notify_message.as_deref().filter(|m| !m.is_empty()) {
         ErrorResponse::new(Severity::Notice, SqlState::SUCCESSFUL_COMPLETION, message).notice(&mut out);
     }

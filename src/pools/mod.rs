@@ -6,6 +6,7 @@ pub(crate) mod entries;
 mod failing;
 mod janitor;
 mod launch;
+mod peers;
 mod policy;
 mod reload;
 mod server_pool;
@@ -27,6 +28,7 @@ use crate::server::connect::Connector;
 use crate::server::parameters::Tracked;
 pub(crate) use dedicated::{Claim, Walsender};
 use entries::{Database, User};
+pub(crate) use peers::{Peer, Peers};
 pub(crate) use server_pool::{Got, ServerPool, Waited};
 use stats::Ledger;
 
@@ -40,6 +42,7 @@ pub(crate) struct Pools {
     pub(crate) tracked: Arc<Tracked>,
     pub(crate) connector: Connector,
     pub(crate) ledger: Ledger,
+    pub(crate) peers: Peers,
     /// The runtime beside the data path.
     pub(crate) control: Handle,
     /// How many workers there are at the most.
@@ -86,6 +89,7 @@ impl Pools {
             tracked,
             connector,
             ledger: Ledger::default(),
+            peers: Peers::default(),
             control,
             workers,
             starving: Arc::default(),

@@ -36,6 +36,7 @@ impl Pools {
                 Some(_) => {}
             }
         }
+        self.peers.configure(&config);
         for pool in self.pools() {
             pool.configure(self);
             pool.launch();

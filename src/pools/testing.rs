@@ -20,6 +20,9 @@ impl ServerPool {
             // next one would get; a round trip makes sure that it has come.
             let pool = Arc::clone(&held.pool);
             let server = held.take();
+            if server.info.is_close_needed() {
+                return pool.close(ServerState::BeingCanceled, server, "close_needed");
+            }
             pool.core.shift(ServerState::BeingCanceled, ServerState::Tested);
             let cleaning = pool.cleaning(&server).unwrap_or(Test::Drain);
             pool.test(server, worker, cleaning);

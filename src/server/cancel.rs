@@ -1,36 +1,55 @@
-//! Cancelling what a server runs.
+//! Cancelling what a server runs, or asking a peer to have it cancelled.
 
 use std::io;
 use std::time::Duration;
 
+use pgweir_config::Settings;
 use pgweir_proto::cancel::CancelKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 use super::connect::dial;
+use crate::net::stream::Stream;
+use crate::net::tcp::TcpOptions;
 use crate::registry::Address;
 
-/// Sends a CancelRequest to `address`, the very one that the server to be cancelled is connected
-/// to, and waits until the server has closed that connection: then the signal is on its way to
-/// the backend, though it may not have arrived. A `timeout` of zero is none.
-pub(crate) async fn send_cancel(address: &Address, key: &CancelKey, timeout: Duration) -> io::Result<()> {
-    let limit = if timeout.is_zero() { Duration::MAX } else { timeout };
-    let sending = async {
-        let mut stream = dial(address, None).await?;
-        let mut request = Vec::new();
-        key.cancel_request(&mut request);
-        stream.write_all(&request).await?;
-        // Nothing is answered; what comes all the same means nothing.
-        let mut ignored = [0; 64];
-        loop {
-            match stream.read(&mut ignored).await {
-                Ok(0) => return Ok(()),
-                Ok(_) => {}
-                Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
-                Err(e) => return Err(e),
-            }
+/// How long a request that was sent may take until the other side closes the connection. A peer
+/// may have to wait for its server.
+const SENT_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// Connects to the server to be cancelled, at the very address that it is connected to, or to
+/// a peer.
+pub(crate) async fn connect(address: &Address, settings: &Settings) -> io::Result<Stream> {
+    let limit = settings.server_connect_timeout;
+    let limit = if limit.is_zero() { Duration::MAX } else { limit };
+    let tcp = TcpOptions::for_servers(settings);
+    within(limit, dial(address, Some(&tcp))).await
+}
+
+/// Sends a CancelRequest and waits until the other side has closed the connection: then the
+/// signal is on its way to the backend, though it may not have arrived. After an error the
+/// request may still be under way.
+pub(crate) async fn send(stream: Stream, key: &CancelKey) -> io::Result<()> {
+    within(SENT_TIMEOUT, send_and_wait(stream, key)).await
+}
+
+async fn send_and_wait(mut stream: Stream, key: &CancelKey) -> io::Result<()> {
+    let mut request = Vec::new();
+    key.cancel_request(&mut request);
+    stream.write_all(&request).await?;
+    // Nothing is answered; what comes all the same means nothing.
+    let mut ignored = [0; 64];
+    loop {
+        match stream.read(&mut ignored).await {
+            Ok(0) => return Ok(()),
+            Ok(_) => {}
+            Err(e) if e.kind() == io::ErrorKind::ConnectionReset => return Ok(()),
+            Err(e) => return Err(e),
         }
-    };
-    tokio::time::timeout(limit, sending).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+async fn within<T>(limit: Duration, step: impl Future<Output = io::Result<T>>) -> io::Result<T> {
+    tokio::time::timeout(limit, step).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
 }
 
 #[cfg(test)]
@@ -38,6 +57,10 @@ mod tests {
     use super::*;
     use crate::server::login::fake::key;
     use tokio::net::TcpListener;
+
+    async fn cancel(address: &Address, key: &CancelKey) -> io::Result<()> {
+        send(connect(address, &Settings::default()).await?, key).await
+    }
 
     #[tokio::test]
     async fn the_request_is_over_when_the_server_closes() {
@@ -51,7 +74,7 @@ mod tests {
                 request
             };
             let key = key(secret);
-            let (sent, request) = tokio::join!(send_cancel(&address, &key, Duration::ZERO), serve);
+            let (sent, request) = tokio::join!(cancel(&address, &key), serve);
             sent.unwrap();
             let mut expected = Vec::new();
             key.cancel_request(&mut expected);
@@ -63,10 +86,11 @@ mod tests {
     async fn a_server_that_does_not_close_or_is_not_there_is_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
-        let sent = send_cancel(&address, &key(b"abcd"), Duration::from_millis(20)).await;
+        let stream = connect(&address, &Settings::default()).await.unwrap();
+        let sent = within(Duration::from_millis(20), send_and_wait(stream, &key(b"abcd"))).await;
         assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(listener);
-        let sent = send_cancel(&address, &key(b"abcd"), Duration::ZERO).await;
+        let sent = cancel(&address, &key(b"abcd")).await;
         assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
     }
 }

@@ -140,7 +140,7 @@ impl<'a> Attempt<'a> {
         Attempt {
             connector,
             target,
-            prefix: Prefix { id: connector.registry.next_server_id(), target, at: at.clone() },
+            prefix: Prefix { id: connector.registry.next_id(), target, at: at.clone() },
             start_us: clock::now_us(),
             deadline: (!target.timeout.is_zero()).then(|| Instant::now() + target.timeout),
             step: Step::Connecting(at),
@@ -221,15 +221,11 @@ impl<'a> Attempt<'a> {
     async fn log_in_at_host(&mut self, host: &HostAddr, others: usize) -> Result<Session, ConnectError> {
         let port = self.target.port;
         self.prefix.at = format!("{host}:{port}");
-        let addresses = match host {
-            HostAddr::Unix(directory) => vec![Address::Unix(format!("{directory}/.s.PGSQL.{port}").into())],
-            HostAddr::Tcp(name) => {
-                self.step = Step::Resolving(name.clone());
-                let found = self.connector.hosts.resolve(name).await;
-                let found = found.map_err(|why| ConnectError::Resolve { host: name.clone(), why })?;
-                found.into_iter().map(|ip| Address::Tcp((ip, port).into())).collect()
-            }
-        };
+        if let HostAddr::Tcp(name) = host {
+            self.step = Step::Resolving(name.clone());
+        }
+        let found = self.connector.hosts.addresses(host, port).await;
+        let addresses = found.map_err(|why| ConnectError::Resolve { host: host.to_string(), why })?;
         let mut last = ConnectError::NoHost;
         for (tried, address) in addresses.iter().enumerate() {
             if tried > 0 {

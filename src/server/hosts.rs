@@ -11,7 +11,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use pgweir_config::Settings;
+use pgweir_config::{HostAddr, Settings};
 use tokio::sync::watch;
 
 use crate::log::log_at;
@@ -68,7 +68,7 @@ impl Hosts {
     }
 
     /// The addresses of a name, each call beginning with the next one.
-    pub(crate) async fn resolve(self: &Arc<Self>, name: &str) -> Result<Vec<IpAddr>, Arc<str>> {
+    async fn resolve(self: &Arc<Self>, name: &str) -> Result<Vec<IpAddr>, Arc<str>> {
         if let Ok(address) = name.parse() {
             return Ok(vec![address]);
         }
@@ -86,6 +86,16 @@ impl Hosts {
             (None, None) => Err(ABANDONED.into()),
         };
         Ok(self.cache().rotated(name, &answer?))
+    }
+
+    /// Where a server or a peer can be connected to, in the order in which to try.
+    pub(crate) async fn addresses(self: &Arc<Self>, host: &HostAddr, port: u16) -> Result<Vec<Address>, Arc<str>> {
+        Ok(match host {
+            HostAddr::Unix(directory) => vec![Address::Unix(format!("{directory}/.s.PGSQL.{port}").into())],
+            HostAddr::Tcp(name) => {
+                self.resolve(name).await?.into_iter().map(|ip| Address::Tcp((ip, port).into())).collect()
+            }
+        })
     }
 
     /// A connection was made to an address of `name`; it is to be replaced when the name loses

@@ -9,7 +9,7 @@ use crate::admin::columns::SOCKETS;
 use crate::admin::table::Table;
 use crate::net::clock;
 use crate::pools::Pools;
-use crate::registry::{ClientInfo, ClientState, Ends};
+use crate::registry::{CancelInfo, CancelState, CancelTarget, ClientInfo, ClientState, Ends};
 
 pub(super) fn show(pools: &Pools) -> Table {
     let listen_port = pools.config().settings.listen_port;
@@ -18,7 +18,9 @@ pub(super) fn show(pools: &Pools) -> Table {
     // Pool by pool, those that wait behind the others; oldest first, as they come.
     clients.sort_by(|a, b| (&a.database, &a.user, is_waiting(a)).cmp(&(&b.database, &b.user, is_waiting(b))));
     let listed = clients.iter().filter_map(|client| Some((client, state_name(client)?)));
-    Table::with(SOCKETS, listed.map(|(client, state)| socket(client, state, now_us).row(listen_port)))
+    let rows = listed.map(|(client, state)| socket(client, state, now_us).row(listen_port));
+    let cancels = pools.registry.cancels();
+    Table::with(SOCKETS, rows.chain(cancels.iter().map(|cancel| canceling(cancel).row(listen_port))))
 }
 
 /// The clients of the console.
@@ -39,8 +41,42 @@ fn state_name(client: &ClientInfo) -> Option<&'static str> {
         ClientState::Active if client.link() == 0 => Some("idle"),
         ClientState::Active => Some("active"),
         ClientState::Waiting => Some("waiting"),
-        ClientState::ActiveCancel => Some("active_cancel_req"),
-        ClientState::WaitingCancel => Some("waiting_cancel_req"),
+    }
+}
+
+/// A client of its own is who asks for a cancel.
+fn canceling(cancel: &CancelInfo) -> Socket<'_> {
+    let (database, link) = match &cancel.target {
+        CancelTarget::Server(server) => (&*server.database, server.id),
+        CancelTarget::Peer(_) => ("(nodb)", 0),
+    };
+    Socket {
+        kind: "C",
+        id: cancel.id,
+        ends: &cancel.ends,
+        user: "(nouser)",
+        database,
+        replication: None,
+        state: match cancel.state() {
+            CancelState::Waiting | CancelState::Connecting => "waiting_cancel_req",
+            CancelState::Active => "active_cancel_req",
+        },
+        connect_us: cancel.connect_us,
+        request_us: cancel.connect_us,
+        wait_us: 0,
+        close_needed: false,
+        link,
+        remote_pid: remote_pid(&cancel.ends),
+        application_name: None,
+        prepared: 0,
+    }
+}
+
+/// Nobody tells it over TCP.
+fn remote_pid(ends: &Ends) -> Option<u32> {
+    match ends {
+        Ends::Unix { peer_pid, .. } => *peer_pid,
+        Ends::Tcp { .. } => None,
     }
 }
 
@@ -59,10 +95,7 @@ fn socket<'a>(client: &'a ClientInfo, state: &'a str, now_us: u64) -> Socket<'a>
         wait_us: if query_us == 0 { 0 } else { now_us.saturating_sub(query_us) },
         close_needed: false,
         link: client.link(),
-        remote_pid: match client.ends {
-            Ends::Unix { peer_pid, .. } => peer_pid,
-            Ends::Tcp { .. } => None,
-        },
+        remote_pid: remote_pid(&client.ends),
         application_name: client.application_name(),
         prepared: client.prepared(),
     }

@@ -19,8 +19,8 @@ pub(super) fn show(pools: &Pools) -> Table {
         ("users", users::count(pools)),
         ("peers", pools.config().peers.len()),
         ("pools", all.len() + 1),
-        // What we have none of: pools of peers, memory kept for later, DNS zones.
-        ("peer_pools", 0),
+        ("peer_pools", pools.peers.ids().len()),
+        // What we have none of: memory kept for later, DNS zones.
         ("free_clients", 0),
         ("used_clients", count(registry.connected.load(Relaxed))),
         ("login_clients", count(registry.in_login.load(Relaxed))),

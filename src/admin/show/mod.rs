@@ -1,5 +1,6 @@
 //! SHOW: what the process knows of itself.
 
+mod cancels;
 mod clients;
 mod config;
 mod databases;
@@ -7,6 +8,7 @@ mod dns_hosts;
 mod help;
 mod lists;
 pub(super) mod parameters;
+mod peers;
 mod pools;
 mod prepared_statements;
 mod servers;
@@ -40,6 +42,8 @@ fn table(console: &Console, what: &str) -> Option<Table> {
         "dns_hosts" => dns_hosts::show(pools),
         "lists" => lists::show(pools),
         "prepared_statements" => prepared_statements::show(pools),
+        "peers" => peers::show(pools),
+        "peer_pools" => peers::show_pools(pools),
         "pools" => pools::show(pools),
         "servers" => servers::show(pools),
         "state" => state::show(pools),

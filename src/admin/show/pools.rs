@@ -5,12 +5,14 @@ use std::sync::Arc;
 
 use pgweir_config::{CONSOLE_DATABASE, Named, PoolMode};
 
+use super::cancels::CancelCounts;
 use super::clients::of_console;
 use super::databases::load_balance_hosts;
 use crate::admin::columns::POOLS;
 use crate::admin::table::{Cell, Table, row};
 use crate::net::clock;
 use crate::pools::{Pools, ServerPool};
+use crate::registry::CancelTarget;
 
 /// Database and user.
 type Key = (Arc<str>, Arc<str>);
@@ -21,7 +23,7 @@ pub(super) fn show(pools: &Pools) -> Table {
     let mut rows = BTreeMap::new();
     for pool in pools.pools() {
         let key = (Arc::clone(&pool.database.name), Arc::clone(&pool.user.name));
-        let cancels = cancels.get(&key).copied().unwrap_or(0);
+        let cancels = cancels.get(&key).copied().unwrap_or_default();
         rows.insert(key, pool_row(&pool, cancels, now_us));
     }
     let console: Arc<str> = CONSOLE_DATABASE.into();
@@ -29,16 +31,18 @@ pub(super) fn show(pools: &Pools) -> Table {
     Table::with(POOLS, rows.into_values())
 }
 
-/// Cancel requests on their way to the servers of each pool.
-fn cancels(pools: &Pools) -> HashMap<Key, u32> {
-    let mut cancels = HashMap::new();
-    for server in pools.registry.servers() {
-        *cancels.entry((Arc::clone(&server.database), Arc::clone(&server.user))).or_default() += server.cancels();
+/// Cancel requests for the servers of each pool.
+fn cancels(pools: &Pools) -> HashMap<Key, CancelCounts> {
+    let mut counts: HashMap<Key, CancelCounts> = HashMap::new();
+    for cancel in pools.registry.cancels() {
+        if let CancelTarget::Server(server) = &cancel.target {
+            counts.entry((Arc::clone(&server.database), Arc::clone(&server.user))).or_default().add(&cancel);
+        }
     }
-    cancels
+    counts
 }
 
-fn pool_row(pool: &ServerPool, cancels: u32, now_us: u64) -> Vec<Cell> {
+fn pool_row(pool: &ServerPool, cancels: CancelCounts, now_us: u64) -> Vec<Cell> {
     let counts = pool.counts();
     let waiting = pool.waiting() as u32;
     let unchecked = pool.unchecked().min(counts.idle);
@@ -48,16 +52,15 @@ fn pool_row(pool: &ServerPool, cancels: u32, now_us: u64) -> Vec<Cell> {
         &*pool.user.name,
         pool.client_count().saturating_sub(waiting),
         waiting,
-        // Every request that we forward has a connection of its own; none of them waits for one.
-        cancels,
-        0_u32,
+        cancels.active,
+        cancels.waiting,
         counts.active,
-        cancels,
+        cancels.active,
         counts.being_canceled,
         counts.idle - unchecked,
         unchecked,
         counts.tested,
-        counts.login + counts.login_dedicated,
+        counts.login + counts.login_dedicated + cancels.connecting,
         wait_us / 1_000_000,
         wait_us % 1_000_000,
         pool.policy.mode().name(),
