@@ -6,9 +6,9 @@ use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
-/// A worker may serve its own waiter before older ones of other workers, by at most so many:
-/// a server that stays on its worker saves moving the socket.
-const OWN_WORKER_LEAD: usize = 16;
+/// A worker may serve its own waiter before older ones of other workers, if it came at most so
+/// many places behind the oldest: a server that stays on its worker saves moving the socket.
+const OWN_WORKER_LEAD: u64 = 16;
 
 /// Orders the waiters of all pools.
 static TICKETS: AtomicU64 = AtomicU64::new(0);
@@ -19,6 +19,8 @@ struct Waiter<T> {
     since_us: u64,
     /// Its place among the waiters of all pools.
     ticket: u64,
+    /// How many had come to this queue before it.
+    place: u64,
     waker: Option<Waker>,
     /// What it was given; it has then left the queue.
     outcome: Option<T>,
@@ -28,11 +30,13 @@ pub(super) struct Waiters<T> {
     /// Keys of those not served yet, oldest first.
     queue: VecDeque<usize>,
     all: Slab<Waiter<T>>,
+    /// How many have come so far.
+    arrivals: u64,
 }
 
 impl<T> Waiters<T> {
     pub(super) fn new() -> Self {
-        Waiters { queue: VecDeque::new(), all: Slab::new() }
+        Waiters { queue: VecDeque::new(), all: Slab::new(), arrivals: 0 }
     }
 
     /// How many wait and are not served yet.
@@ -51,7 +55,9 @@ impl<T> Waiters<T> {
 
     pub(super) fn push(&mut self, worker: usize, now_us: u64) -> usize {
         let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
-        let key = self.all.insert(Waiter { worker, since_us: now_us, ticket, waker: None, outcome: None });
+        let place = self.arrivals;
+        self.arrivals += 1;
+        let key = self.all.insert(Waiter { worker, since_us: now_us, ticket, place, waker: None, outcome: None });
         self.queue.push_back(key);
         key
     }
@@ -59,8 +65,11 @@ impl<T> Waiters<T> {
     /// Gives `outcome` to the one whose turn it is; gives it back if nobody waits.
     /// `worker` is where the server is, if anywhere.
     pub(super) fn serve(&mut self, worker: Option<usize>, outcome: T) -> Result<Option<Waker>, T> {
-        let own = |key: &usize| Some(self.all[*key].worker) == worker;
-        let at = self.queue.iter().take(OWN_WORKER_LEAD + 1).position(own).unwrap_or(0);
+        // By arrival, and not by who is left: else those who keep coming back to one worker would
+        // go before the oldest of another for ever.
+        let last = self.queue.front().map_or(0, |&oldest| self.all[oldest].place + OWN_WORKER_LEAD);
+        let mut near = self.queue.iter().map(|&key| &self.all[key]).take_while(|waiter| waiter.place <= last);
+        let at = near.position(|waiter| Some(waiter.worker) == worker).unwrap_or(0);
         match self.queue.remove(at) {
             None => Err(outcome),
             Some(key) => {
@@ -111,6 +120,21 @@ mod tests {
         assert_eq!(waiters.poll(keys[1], &cx), Poll::Ready('b'));
         assert_eq!(waiters.poll(near, &cx), Poll::Ready('c'));
         assert_eq!(waiters.poll(keys[2], &cx), Poll::Pending);
+    }
+
+    #[test]
+    fn those_who_keep_coming_back_do_not_starve_another_worker() {
+        let mut waiters = Waiters::new();
+        let other = waiters.push(0, 1);
+        let mut own = waiters.push(1, 1);
+        let cx = Context::from_waker(Waker::noop());
+        for turn in 0..OWN_WORKER_LEAD {
+            assert!(waiters.serve(Some(1), turn).is_ok());
+            assert_eq!(waiters.poll(own, &cx), Poll::Ready(turn));
+            own = waiters.push(1, 1);
+        }
+        assert!(waiters.serve(Some(1), 99).is_ok());
+        assert_eq!(waiters.poll(other, &cx), Poll::Ready(99));
     }
 
     #[test]

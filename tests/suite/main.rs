@@ -7,6 +7,7 @@
 mod support;
 
 mod bulk;
+mod cancel;
 mod console;
 mod copy;
 mod drivers;
@@ -17,6 +18,7 @@ mod limits;
 mod listening;
 mod login;
 mod parameters;
+mod peers;
 mod pgbench;
 mod pooling;
 mod prepared;

@@ -15,12 +15,20 @@ use super::wire::Wire;
 
 static BINARY: LazyLock<PathBuf> = LazyLock::new(|| {
     let named = std::env::var_os("PGWEIR_TEST_BOUNCER");
-    let binary = named.map_or_else(|| env!("CARGO_BIN_EXE_pgweir").into(), PathBuf::from);
-    // Copied to where the account that runs it may read it: a home directory often is closed.
+    copied(named.map_or_else(|| env!("CARGO_BIN_EXE_pgweir").into(), PathBuf::from))
+});
+
+/// What is a peer of the pooler under test: the same program, or the one that
+/// `PGWEIR_TEST_PEER` names.
+static PEER: LazyLock<PathBuf> =
+    LazyLock::new(|| std::env::var_os("PGWEIR_TEST_PEER").map_or_else(|| BINARY.clone(), |named| copied(named.into())));
+
+/// Where the account that runs it may read it: a home directory often is closed.
+fn copied(binary: PathBuf) -> PathBuf {
     let copy = scratch_dir("bin").join(binary.file_name().expect("a file name"));
     fs::copy(&binary, &copy).expect("copy the pooler");
     copy
-});
+}
 
 /// Whether PgBouncer stands in, whose SQLSTATE is 08P01 for nearly everything.
 static IS_PGBOUNCER: LazyLock<bool> = LazyLock::new(|| {
@@ -42,6 +50,9 @@ pub(crate) struct Setup {
     settings: BTreeMap<String, String>,
     databases: BTreeMap<String, String>,
     users: BTreeMap<String, String>,
+    peers: BTreeMap<String, String>,
+    /// None: the pooler under test.
+    program: Option<&'static Path>,
     secrets: BTreeMap<String, String>,
 }
 
@@ -74,6 +85,23 @@ impl Setup {
         self
     }
 
+    /// An entry of `[peers]`.
+    pub(crate) fn peer(mut self, id: u32, entry: impl Into<String>) -> Setup {
+        self.peers.insert(id.to_string(), entry.into());
+        self
+    }
+
+    pub(crate) fn without_peer(mut self, id: u32) -> Setup {
+        self.peers.remove(&id.to_string());
+        self
+    }
+
+    /// Run by the program that peers are run by.
+    pub(crate) fn as_peer(mut self) -> Setup {
+        self.program = Some(&PEER);
+        self
+    }
+
     /// A line of the auth_file.
     pub(crate) fn secret(mut self, user: &str, secret: &str) -> Setup {
         self.secrets.insert(user.into(), secret.into());
@@ -87,6 +115,7 @@ impl Setup {
         };
         let ini = section("databases", &self.databases)
             + &section("users", &self.users)
+            + &section("peers", &self.peers)
             + &section("pgbouncer", &self.settings);
         let userlist: String = self.secrets.iter().map(|(user, secret)| format!("\"{user}\" \"{secret}\"\n")).collect();
         for (name, text) in [("pooler.ini", ini), ("userlist.txt", userlist)] {
@@ -112,6 +141,8 @@ impl Setup {
             settings: BTreeMap::new(),
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
+            peers: BTreeMap::new(),
+            program: None,
             secrets: BTreeMap::new(),
         };
         let setup = ["app", "other", "third", "replicator", "admin", "watcher"]
@@ -150,7 +181,8 @@ impl Bouncer {
         // The change may have been to the port.
         let port = setup.settings["listen_port"].parse().expect("a port");
         setup.write(&dir);
-        let child = Bouncer::spawn(&dir.join("pooler.ini"), "log");
+        let program = setup.program.unwrap_or(&BINARY);
+        let child = Bouncer::spawn_program(program, &dir.join("pooler.ini"), "log");
         let mut bouncer = Bouncer { dir, port, server_database: database, setup, child };
         bouncer.wait_serving();
         bouncer
@@ -158,8 +190,12 @@ impl Bouncer {
 
     /// Starts the pooler, to log into `log` beside its configuration.
     pub(crate) fn spawn(ini: &Path, log: &str) -> Child {
+        Bouncer::spawn_program(&BINARY, ini, log)
+    }
+
+    fn spawn_program(program: &Path, ini: &Path, log: &str) -> Child {
         let log = File::create(ini.with_file_name(log)).expect("create the log");
-        process::unprivileged(&*BINARY, "KILL")
+        process::unprivileged(program, "KILL")
             .arg(ini)
             // What is set here for others must not configure the pooler.
             .env_clear()

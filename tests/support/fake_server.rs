@@ -44,19 +44,21 @@ impl Peer {
 
     /// Declines encryption, and reads the startup packet; false at the end of the stream.
     pub(crate) fn read_startup(&mut self) -> bool {
+        self.read_packet().is_some()
+    }
+
+    /// Declines encryption, and reads the packet that follows: a startup packet or a cancel
+    /// request, by their code, and what is behind that.
+    pub(crate) fn read_packet(&mut self) -> Option<(u32, Vec<u8>)> {
         loop {
             let mut head = [0; 8];
-            if self.0.read_exact(&mut head).is_err() {
-                return false;
-            }
+            self.0.read_exact(&mut head).ok()?;
             let word = |at: usize| u32::from_be_bytes(head[at..at + 4].try_into().expect("four"));
             let mut rest = vec![0; word(0) as usize - 8];
-            if self.0.read_exact(&mut rest).is_err() {
-                return false;
-            }
+            self.0.read_exact(&mut rest).ok()?;
             match word(4) {
                 msg::SSL_REQUEST | msg::GSSENC_REQUEST => self.send(b"N"),
-                _ => return true,
+                code => return Some((code, rest)),
             }
         }
     }
@@ -72,6 +74,11 @@ impl Peer {
 
     /// Lets the pooler in, as PostgreSQL would without a password.
     pub(crate) fn welcome(&mut self) {
+        self.welcome_with(&[0, 0, 0, 1, 0, 0, 0, 2]);
+    }
+
+    /// The same with this cancel key.
+    pub(crate) fn welcome_with(&mut self, key: &[u8]) {
         let status = |name: &str, value: &str| msg::message(b'S', format!("{name}\0{value}\0").as_bytes());
         let greeting = [
             msg::message(b'R', &[0, 0, 0, 0]),
@@ -80,7 +87,7 @@ impl Peer {
             status("DateStyle", "ISO, MDY"),
             status("TimeZone", "UTC"),
             status("standard_conforming_strings", "on"),
-            msg::message(b'K', &[0, 0, 0, 1, 0, 0, 0, 2]),
+            msg::message(b'K', key),
             ready(b'I'),
         ];
         self.send(&greeting.concat());
