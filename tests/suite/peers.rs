@@ -2,6 +2,8 @@
 //!
 //! With `PGWEIR_TEST_PEER=/path/to/pgbouncer` some of the processes are PgBouncer.
 
+use std::io::Read;
+use std::net::{TcpListener, TcpStream};
 use std::path::Path;
 
 use crate::support::process::free_port;
@@ -140,6 +142,8 @@ fn so_reuseport_and_peers_make_one_pooler_of_several_processes() {
 
 /// Of one of several processes on the same port.
 fn console(bouncer: &Bouncer) -> Wire {
+    // Its port was answered on before it was there.
+    wait_until("the socket is there", PATIENCE, || bouncer.socket_path().exists());
     let mut wire = Wire::unix(bouncer.socket_path());
     wire.login("admin", "pgbouncer", "", &[]).expect("log in to the console");
     wire
@@ -239,21 +243,27 @@ fn console_shows_peers() {
 
 /// A peer that takes requests and keeps them.
 struct SlowPeer {
-    listener: std::net::TcpListener,
+    listener: TcpListener,
     entry: String,
 }
 
 impl SlowPeer {
     fn start(pool_size: u32) -> SlowPeer {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("listen");
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        listener.set_nonblocking(true).expect("do not block");
         let port = listener.local_addr().expect("an address").port();
         SlowPeer { listener, entry: format!("host=127.0.0.1 port={port} pool_size={pool_size}") }
     }
 
     /// The next request, whole, and its connection.
-    fn take(&self) -> (std::net::TcpStream, Vec<u8>) {
-        use std::io::Read;
-        let (mut stream, _) = self.listener.accept().expect("accept");
+    fn take(&self) -> (TcpStream, Vec<u8>) {
+        let mut accepted = None;
+        wait_until("a request comes", PATIENCE, || {
+            accepted = self.listener.accept().ok();
+            accepted.is_some()
+        });
+        let (mut stream, _) = accepted.expect("a connection");
+        stream.set_read_timeout(Some(PATIENCE)).expect("set the read timeout");
         let mut request = vec![0; 16];
         stream.read_exact(&mut request).expect("read a request");
         (stream, request)

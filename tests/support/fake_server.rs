@@ -65,11 +65,17 @@ impl Peer {
 
     /// The next message's tag, or `None` at the end of the stream.
     pub(crate) fn read_tag(&mut self) -> Option<u8> {
+        self.read_message().map(|(tag, _)| tag)
+    }
+
+    /// The same with its body.
+    pub(crate) fn read_message(&mut self) -> Option<(u8, Vec<u8>)> {
         let mut head = [0; 5];
         self.0.read_exact(&mut head).ok()?;
         let length = u32::from_be_bytes(head[1..].try_into().expect("four bytes")) as usize;
-        self.0.read_exact(&mut vec![0; length - 4]).ok()?;
-        Some(head[0])
+        let mut body = vec![0; length - 4];
+        self.0.read_exact(&mut body).ok()?;
+        Some((head[0], body))
     }
 
     /// Lets the pooler in, as PostgreSQL would without a password.
