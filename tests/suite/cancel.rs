@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Instant;
 
+use crate::support::bouncer::Setup;
 use crate::support::fake_server::{Peer, one_row, ready};
 use crate::support::{Bouncer, FakeServer, PATIENCE, Postgres, Random, Wire, millis, msg, secs};
 
@@ -111,10 +112,9 @@ fn cancel_on(bouncer: &Bouncer, targets: &[Arc<Target>], seed: u64, stop: &Atomi
     }
 }
 
-fn stress(mode: &str, servers: u32, clients: u64) {
+fn stress(mode: &str, servers: u32, clients: u64, change: fn(Setup) -> Setup) {
     let pg = Postgres::shared();
-    let bouncer =
-        Bouncer::start(pg, |setup| setup.set("default_pool_size", servers).set("pool_mode", mode).set("workers", 2));
+    let bouncer = Bouncer::start(pg, |setup| change(setup.set("default_pool_size", servers).set("pool_mode", mode)));
     let targets: Vec<Arc<Target>> = (0..clients).map(|_| Arc::default()).collect();
     // Half of them are never cancelled. Each canceller has targets of its own.
     let shares = [0, 1].map(|n| targets[..targets.len() / 2].iter().skip(n).step_by(2).cloned().collect::<Vec<_>>());
@@ -128,7 +128,7 @@ fn stress(mode: &str, servers: u32, clients: u64) {
         for (seed, share) in (1..).zip(&shares) {
             scope.spawn(move || cancel_on(bouncer, share, seed, stop));
         }
-        let ends = Instant::now() + secs(4);
+        let ends = Instant::now() + secs(3);
         // A failure ends the others too.
         while Instant::now() < ends && asking.iter().all(|asking| !asking.is_finished()) {
             thread::sleep(millis(20));
@@ -149,12 +149,12 @@ fn stress(mode: &str, servers: u32, clients: u64) {
 
 #[test]
 fn cancels_at_random_hit_what_they_are_meant_for_in_transaction_mode() {
-    stress("transaction", 3, 24);
+    stress("transaction", 3, 24, |setup| setup);
 }
 
 #[test]
 fn cancels_at_random_hit_what_they_are_meant_for_in_session_mode() {
-    stress("session", 12, 12);
+    stress("session", 12, 12, |setup| setup);
 }
 
 /// A server whose queries last until they are cancelled, and that keeps each cancel request
@@ -167,13 +167,17 @@ struct HoldingServer {
     queries: Receiver<()>,
 }
 
-/// The key of the server connection of this number, as long as PostgreSQL 18's.
-fn long_key(number: usize) -> Vec<u8> {
-    (0..36).map(|at| (number * 40 + at) as u8 & 0x7f).collect()
+/// What PostgreSQL's cancel keys have, process id included: before version 18, and since.
+const SHORT: usize = 8;
+const LONG: usize = 36;
+
+/// The key of the server connection of this number.
+fn server_key(number: usize, len: usize) -> Vec<u8> {
+    (0..len).map(|at| (number * 40 + at) as u8 & 0x7f).collect()
 }
 
 impl HoldingServer {
-    fn start() -> HoldingServer {
+    fn start(len: usize) -> HoldingServer {
         let (tell_request, requests) = mpsc::channel();
         let (tell_query, queries) = mpsc::channel();
         let (tell_request, tell_query) = (Mutex::new(tell_request), Mutex::new(tell_query));
@@ -191,11 +195,11 @@ impl HoldingServer {
                 }
                 return;
             }
-            peer.welcome_with(&long_key(number));
+            peer.welcome_with(&server_key(number, len));
             while let Some(tag) = peer.read_tag() {
                 if tag == b'Q' {
                     let (runs, canceled) = mpsc::channel();
-                    running.lock().unwrap().push((long_key(number), runs));
+                    running.lock().unwrap().push((server_key(number, len), runs));
                     let _ = tell_query.lock().unwrap().send(());
                     // Until `runs` is gone.
                     let _ = canceled.recv();
@@ -223,7 +227,7 @@ fn request(bouncer: &Bouncer, client: &Wire) -> Wire {
 
 #[test]
 fn server_is_not_used_while_a_cancel_request_is_on_its_way() {
-    let holding = HoldingServer::start();
+    let holding = HoldingServer::start(SHORT);
     let bouncer = Bouncer::start_before(holding.server.port, |setup| setup.set("default_pool_size", 1));
     let mut client = bouncer.client();
     client.send(&msg::query("select 1"));
@@ -255,23 +259,28 @@ fn failed_cancel_requests_leave_the_log_a_reason() {
 mod beyond_pgbouncer {
     use super::*;
 
+    #[test]
+    fn cancels_at_random_hit_what_they_are_meant_for_on_every_worker() {
+        stress("transaction", 3, 24, |setup| setup.set("workers", 2));
+    }
+
     /// PgBouncer knows no keys but of 8 bytes.
     #[test]
     fn long_key_of_a_server_is_brought_back_whole() {
-        let holding = HoldingServer::start();
+        let holding = HoldingServer::start(LONG);
         let bouncer = Bouncer::start_before(holding.server.port, |setup| setup);
         let mut client = bouncer.client();
         client.send(&msg::query("select 1"));
         holding.wait_query();
         let _asker = request(&bouncer, &client);
-        assert_eq!(holding.request().0, long_key(0));
+        assert_eq!(holding.request().0, server_key(0, LONG));
         client.answer_of_query().expect("its answer");
     }
 
     /// PgBouncer sends each, as long as connections are allowed.
     #[test]
     fn storm_of_requests_is_one_at_a_time_and_holds_up_nobody_else() {
-        let holding = HoldingServer::start();
+        let holding = HoldingServer::start(SHORT);
         let bouncer = Bouncer::start_before(holding.server.port, |setup| {
             setup.set("default_pool_size", 2).set("cancel_wait_timeout", 0)
         });
@@ -305,7 +314,7 @@ mod beyond_pgbouncer {
     /// PgBouncer sends it when the client has the same server still.
     #[test]
     fn request_that_waits_does_not_hit_the_client_s_next_query() {
-        let holding = HoldingServer::start();
+        let holding = HoldingServer::start(SHORT);
         let bouncer = Bouncer::start_before(holding.server.port, |setup| {
             // The server that the login needed is not cleaned.
             setup.set("pool_mode", "session").set("server_reset_query", "").set("cancel_wait_timeout", 0)
@@ -332,7 +341,7 @@ mod beyond_pgbouncer {
     /// PgBouncer lets it wait on if it had a connection for it.
     #[test]
     fn cancel_wait_timeout_ends_the_wait_for_a_turn() {
-        let holding = HoldingServer::start();
+        let holding = HoldingServer::start(SHORT);
         let bouncer = Bouncer::start_before(holding.server.port, |setup| setup.set("cancel_wait_timeout", 1));
         let mut client = bouncer.client();
         client.send(&msg::query("select 1"));

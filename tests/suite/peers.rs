@@ -25,7 +25,7 @@ fn group(place: Place) -> Vec<Bouncer> {
     let start = |id: u32| {
         Bouncer::start(Postgres::shared(), |setup| {
             let setup = setup.set("peer_id", id);
-            if id == 2 { setup.as_peer() } else { setup }
+            if id == 2 { setup.by_peer_program() } else { setup }
         })
     };
     let mut group: Vec<Bouncer> = (1..=3).map(start).collect();
@@ -101,7 +101,7 @@ fn so_reuseport_and_peers_make_one_pooler_of_several_processes() {
     let start = |id: u32| {
         Bouncer::start(Postgres::shared(), |setup| {
             let setup = setup.set("peer_id", id).set("listen_port", port).set("so_reuseport", 1);
-            if id == 2 { setup.as_peer() } else { setup }
+            if id == 2 { setup.by_peer_program() } else { setup }
         })
     };
     let mut group: Vec<Bouncer> = (1..=3).map(start).collect();
@@ -285,35 +285,6 @@ fn send_requests(bouncer: &Bouncer, count: u8) -> Vec<Wire> {
 }
 
 #[test]
-fn pool_size_of_a_peer_limits_what_is_on_its_way_and_the_rest_waits() {
-    let peer = SlowPeer::start(2);
-    let bouncer = Bouncer::start(Postgres::shared(), |setup| {
-        setup.set("peer_id", 1).set("cancel_wait_timeout", 0).peer(5, peer.entry.as_str())
-    });
-    let mut requests = send_requests(&bouncer, 5);
-    let mut taken = vec![peer.take(), peer.take()];
-    wait_until("2 on their way", PATIENCE, || peer_pool(&bouncer, "cl_active_cancel_req") == 2);
-    wait_until("3 wait", PATIENCE, || peer_pool(&bouncer, "cl_waiting_cancel_req") == 3);
-    assert_eq!(peer_pool(&bouncer, "sv_active_cancel"), 2);
-    let states = |state: &str| bouncer.show("CLIENTS").iter().filter(|row| row["state"] == state).count();
-    assert_eq!((states("active_cancel_req"), states("waiting_cancel_req")), (2, 3));
-    for _ in 0..3 {
-        // One is over, the next comes.
-        taken.remove(0);
-        taken.push(peer.take());
-    }
-    let mut last: Vec<u8> = taken.iter().map(|(_, request)| request[11]).collect();
-    last.sort_unstable();
-    assert_eq!(last.len(), 2);
-    // The time to live went down by one.
-    assert!(taken.iter().all(|(_, request)| request[..8] == [0, 0, 0, 16, 4, 210, 22, 46] && request[15] == 2));
-    drop(taken);
-    requests.iter_mut().for_each(Wire::expect_closed);
-    wait_until("nothing is left", PATIENCE, || peer_pool(&bouncer, "cl_active_cancel_req") == 0);
-    assert_eq!(peer_pool(&bouncer, "cl_waiting_cancel_req"), 0);
-}
-
-#[test]
 fn cancel_wait_timeout_ends_the_wait_for_a_peer() {
     let peer = SlowPeer::start(1);
     let bouncer = Bouncer::start(Postgres::shared(), |setup| {
@@ -403,6 +374,36 @@ mod beyond_pgbouncer {
         group[0].wait_asleep(Postgres::shared(), 1);
         ask(Wire::tcp(group[1].port), &client.cancel_packet());
         assert_canceled(&mut client);
+    }
+
+    /// Of several that come at once, PgBouncer sends one.
+    #[test]
+    fn pool_size_of_a_peer_limits_what_is_on_its_way_and_the_rest_waits() {
+        let peer = SlowPeer::start(2);
+        let bouncer = Bouncer::start(Postgres::shared(), |setup| {
+            setup.set("peer_id", 1).set("cancel_wait_timeout", 0).peer(5, peer.entry.as_str())
+        });
+        let mut requests = send_requests(&bouncer, 5);
+        let mut taken = vec![peer.take(), peer.take()];
+        wait_until("2 on their way", PATIENCE, || peer_pool(&bouncer, "cl_active_cancel_req") == 2);
+        wait_until("3 wait", PATIENCE, || peer_pool(&bouncer, "cl_waiting_cancel_req") == 3);
+        assert_eq!(peer_pool(&bouncer, "sv_active_cancel"), 2);
+        let states = |state: &str| bouncer.show("CLIENTS").iter().filter(|row| row["state"] == state).count();
+        assert_eq!((states("active_cancel_req"), states("waiting_cancel_req")), (2, 3));
+        for _ in 0..3 {
+            // One is over, the next comes.
+            taken.remove(0);
+            taken.push(peer.take());
+        }
+        let mut last: Vec<u8> = taken.iter().map(|(_, request)| request[11]).collect();
+        last.sort_unstable();
+        assert_eq!(last.len(), 2);
+        // The time to live went down by one.
+        assert!(taken.iter().all(|(_, request)| request[..8] == [0, 0, 0, 16, 4, 210, 22, 46] && request[15] == 2));
+        drop(taken);
+        requests.iter_mut().for_each(Wire::expect_closed);
+        wait_until("nothing is left", PATIENCE, || peer_pool(&bouncer, "cl_active_cancel_req") == 0);
+        assert_eq!(peer_pool(&bouncer, "cl_waiting_cancel_req"), 0);
     }
 
     /// PgBouncer takes such a key for one of another process.

@@ -97,7 +97,7 @@ impl Setup {
     }
 
     /// Run by the program that peers are run by.
-    pub(crate) fn as_peer(mut self) -> Setup {
+    pub(crate) fn by_peer_program(mut self) -> Setup {
         self.program = Some(&PEER);
         self
     }
