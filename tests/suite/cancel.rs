@@ -128,7 +128,7 @@ fn stress(mode: &str, servers: u32, clients: u64, change: fn(Setup) -> Setup) {
         for (seed, share) in (1..).zip(&shares) {
             scope.spawn(move || cancel_on(bouncer, share, seed, stop));
         }
-        let ends = Instant::now() + secs(3);
+        let ends = Instant::now() + secs(2);
         // A failure ends the others too.
         while Instant::now() < ends && asking.iter().all(|asking| !asking.is_finished()) {
             thread::sleep(millis(20));
