@@ -230,9 +230,9 @@ mod beyond_pgbouncer {
         let mut client = bouncer.client();
         // The first group fails; the second prepares the same text anew; the third uses it.
         let pipeline = [
-            vec![msg::parse("bad", "selec"), msg::parse("s", "select 'same'"), msg::sync()].concat(),
-            vec![msg::parse("s", "select 'same'"), msg::sync()].concat(),
-            vec![msg::parse("again", "select 'same'"), msg::bind("s", &[]), msg::execute(0)].concat(),
+            [msg::parse("bad", "selec"), msg::parse("s", "select 'same'"), msg::sync()].concat(),
+            [msg::parse("s", "select 'same'"), msg::sync()].concat(),
+            [msg::parse("again", "select 'same'"), msg::bind("s", &[]), msg::execute(0)].concat(),
         ];
         exchange(&mut client, &pipeline, "EZ1Z12DCZ");
         assert_eq!(value(&mut client, "again", &[]), "same");
