@@ -138,7 +138,11 @@ impl Session {
     }
 
     fn part_from_server(&mut self, end: &End) {
-        let is_server_fit = !matches!(end, End::ServerEof | End::ServerFailed(_) | End::ReplyFault(_));
+        let is_server_fit = match end {
+            End::ServerEof | End::ServerFailed(_) | End::ReplyFault(_) => false,
+            End::ParametersFailed(error) => matches!(error, QueryError::Server(_)),
+            _ => true,
+        };
         if is_server_fit && self.is_clean() {
             return self.release();
         }

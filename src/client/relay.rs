@@ -162,6 +162,8 @@ impl Session {
             && server.replies.at_boundary()
             && server.partial.is_empty()
             && self.requests.at_boundary())
+            // After a FATAL the server ends, and it was told to this client.
+            || self.was_told
         {
             return false;
         }

@@ -128,6 +128,8 @@ pub(super) async fn exchange(
     server.info.set_prepared(server.prepared.len());
     match refusal {
         _ if !server.outstanding.is_idle() => Err(QueryError::TransactionOpen),
+        // It may have come right behind the answer.
+        Some(refusal) if matches!(&*refusal.severity, "FATAL" | "PANIC") => Err(QueryError::Ended(refusal)),
         Some(refusal) => Err(QueryError::Server(refusal)),
         None => Ok(()),
     }
@@ -154,6 +156,7 @@ mod tests {
     use crate::server::parameters::Parameters;
     use pgweir_proto::backend::TransactionStatus;
     use pgweir_proto::console;
+    use pgweir_proto::error_response::{ErrorResponse, Severity};
     use pgweir_proto::frame;
     use std::sync::Arc;
     use tokio::net::UnixStream;
@@ -226,7 +229,8 @@ mod tests {
         let (mut server, mut fake) = pair(&tracked);
         let serve = async {
             fake.receive().await;
-            fake.send(|out| refusal(out, b"57014", "canceling statement due to user request")).await;
+            let code = SqlState::QUERY_CANCELED;
+            fake.send(|out| ErrorResponse::new(Severity::Error, code, "canceling statement").error(out)).await;
             fake.send(|out| console::ready_for_query(out, TransactionStatus::Idle)).await;
             fake.receive().await;
             fake.send(|out| {
@@ -239,7 +243,7 @@ mod tests {
             let refused = run(&mut server, &tracked, "", MINUTE).await.unwrap_err();
             let QueryError::Server(error) = &refused else { panic!("{refused:?}") };
             assert_eq!(error.sqlstate, Some(SqlState::QUERY_CANCELED));
-            assert_eq!(refused.to_string(), "FATAL canceling statement due to user request (SQLSTATE 57014)");
+            assert_eq!(refused.to_string(), "ERROR canceling statement (SQLSTATE 57014)");
             run(&mut server, &tracked, "", MINUTE).await.unwrap();
         };
         tokio::join!(ask, serve);
@@ -249,6 +253,12 @@ mod tests {
     async fn what_cannot_go_on_is_told_apart() {
         let (result, _) = answered(|out| refusal(out, b"57P01", "terminating"), true).await;
         assert!(matches!(result, Err(QueryError::Ended(ServerError { message, .. })) if message == "terminating"));
+        let behind_its_answer = |out: &mut Vec<u8>| {
+            done(out);
+            refusal(out, b"57P01", "terminating");
+        };
+        let (result, _) = answered(behind_its_answer, false).await;
+        assert!(matches!(result, Err(QueryError::Ended(_))));
         let (result, _) = answered(|_| (), true).await;
         assert!(matches!(result, Err(QueryError::Lost(_))));
         let (result, _) = answered(|out| console::ready_for_query(out, TransactionStatus::Failed), false).await;

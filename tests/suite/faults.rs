@@ -126,6 +126,25 @@ fn limited(full: &Arc<AtomicBool>) -> FakeServer {
     })
 }
 
+#[test]
+fn server_that_says_fatal_behind_its_answer_serves_nobody_else() {
+    let last_words = error_response(&["SFATAL", "VFATAL", "C57P01", "Mgoing"]);
+    let server = FakeServer::start(move |number, mut peer| {
+        if !peer.accept_login() {
+            return;
+        }
+        while peer.read_tag() == Some(b'Q') {
+            let answer = one_row(&number.to_string());
+            // As after a kill: in one piece with an answer, and the end a moment later.
+            peer.send(&if number == 0 { [answer, last_words.clone()].concat() } else { answer });
+        }
+    });
+    let bouncer = Bouncer::start_before(server.port, |setup| setup);
+    let mut told = bouncer.client();
+    assert_eq!(told.one("select 1"), "0");
+    assert_eq!(bouncer.client().one("select 1"), "1");
+}
+
 const CACHED: &str = "server login has been failing, cached error: no room today (server_login_retry)";
 
 #[test]
