@@ -36,14 +36,9 @@ struct Inner {
 pub(crate) enum Unnamed {
     #[default]
     None,
-    /// On the linked server, as the client sent it.
-    Raw {
-        /// Text and types.
-        body: Vec<u8>,
-        /// It was used, and most probably will not be by another transaction.
-        is_bound: bool,
-    },
-    /// The same, too long to be remembered.
+    /// On the linked server, as the client sent it: text and types.
+    Raw(Vec<u8>),
+    /// The same, too long to be remembered when the client parts from the server.
     Long,
     /// One of the pooler's statements stands for it.
     Shared(Arc<Statement>),
@@ -64,7 +59,7 @@ impl Undo {
         match self {
             Undo::Named { name, before: Some(statement) } => entry_len(name, statement),
             Undo::Named { name, before: None } => ENTRY_LEN + name.len(),
-            Undo::Unnamed { before: Unnamed::Raw { body, .. } } => ENTRY_LEN + body.len(),
+            Undo::Unnamed { before: Unnamed::Raw(body) } => ENTRY_LEN + body.len(),
             Undo::Unnamed { .. } => ENTRY_LEN,
         }
     }
@@ -112,8 +107,11 @@ impl Names {
     /// The same statement in another dialect. Nothing that the client has asked for, so nothing
     /// that is taken back.
     pub(crate) fn replace(&mut self, name: &[u8], statement: Arc<Statement>) {
-        if let Some(known) = self.inner().known.get_mut(name) {
-            *known = statement;
+        let inner = self.inner();
+        if inner.known.contains_key(name) {
+            inner.set(name, Some(statement));
+        } else if name.is_empty() {
+            inner.unnamed = Unnamed::Shared(statement);
         }
     }
 
@@ -142,16 +140,12 @@ impl Names {
 
     /// The unnamed statement as one of the pooler's. `None`: it is on the linked server, or there
     /// is none.
-    pub(crate) fn shared_unnamed(&mut self, dialect: Dialect, is_bind: bool) -> Option<Arc<Statement>> {
+    pub(crate) fn shared_unnamed(&mut self, dialect: Dialect) -> Option<Arc<Statement>> {
         let inner = self.inner.as_mut()?;
-        let statement = match &mut inner.unnamed {
+        let statement = match &inner.unnamed {
             Unnamed::Shared(statement) => return Some(Arc::clone(statement)),
-            Unnamed::Raw { body, .. } if !inner.is_unnamed_here => intern(body, dialect),
-            Unnamed::Raw { is_bound, .. } => {
-                *is_bound |= is_bind;
-                return None;
-            }
-            Unnamed::Long | Unnamed::None => return None,
+            Unnamed::Raw(body) if !inner.is_unnamed_here => intern(body, dialect),
+            Unnamed::Raw(_) | Unnamed::Long | Unnamed::None => return None,
         };
         inner.unnamed = Unnamed::Shared(Arc::clone(&statement));
         Some(statement)
@@ -220,7 +214,7 @@ impl Names {
     pub(crate) fn part(&mut self) {
         let Some(inner) = &mut self.inner else { return };
         inner.is_unnamed_here = false;
-        if matches!(inner.unnamed, Unnamed::Long | Unnamed::Raw { is_bound: true, .. }) {
+        if matches!(inner.unnamed, Unnamed::Long) {
             inner.unnamed = Unnamed::None;
         }
     }
@@ -333,29 +327,28 @@ mod tests {
     }
 
     #[test]
-    fn the_unnamed_statement_is_remembered_until_it_was_used() {
+    fn the_unnamed_statement_is_remembered() {
         let mut names = Names::default();
-        let raw = |is_bound| Unnamed::Raw { body: b"names unnamed\0\0\0".to_vec(), is_bound };
-        names.set_unnamed(raw(false));
+        let raw = || Unnamed::Raw(b"names unnamed\0\0\0".to_vec());
+        names.set_unnamed(raw());
         names.set_unnamed_here();
         names.confirm();
+        assert!(names.shared_unnamed(Dialect(1)).is_none());
         names.part();
-        let shared = names.shared_unnamed(Dialect(1), true).unwrap();
+        let shared = names.shared_unnamed(Dialect(1)).unwrap();
         assert_eq!(shared.body(), b"names unnamed\0\0\0");
-        names.part();
-        assert!(names.shared_unnamed(Dialect(1), true).is_some());
 
-        names.set_unnamed(raw(false));
+        names.set_unnamed(Unnamed::Long);
         names.set_unnamed_here();
-        assert!(names.shared_unnamed(Dialect(1), true).is_none());
-        names.part();
-        assert!(names.shared_unnamed(Dialect(1), true).is_none());
         names.undo(1);
-        assert!(names.shared_unnamed(Dialect(1), true).is_some());
-        names.set_unnamed(raw(false));
+        assert!(names.shared_unnamed(Dialect(1)).is_some());
+        names.set_unnamed(raw());
         names.undo(1);
         names.lose_unnamed();
         assert!(matches!(names.inner().unnamed, Unnamed::None));
-        assert_eq!(names.bytes(), 0);
+        names.set_unnamed(Unnamed::Long);
+        names.confirm();
+        names.part();
+        assert_eq!((names.shared_unnamed(Dialect(1)).is_none(), names.bytes()), (true, 0));
     }
 }

@@ -25,6 +25,13 @@ pub(crate) enum Request {
     CopyEnd,
 }
 
+impl Request {
+    /// It ends in ReadyForQuery.
+    fn is_end(&self) -> bool {
+        matches!(self, Request::Query | Request::Deallocate | Request::FunctionCall | Request::Sync)
+    }
+}
+
 /// A message of the extended protocol, which has one closing reply.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Step {
@@ -134,6 +141,8 @@ pub(crate) struct Outstanding {
     doubtful: bool,
     /// The last ReadyForQuery said so and nothing was asked since.
     status: Option<TransactionStatus>,
+    /// What the last ReadyForQuery said.
+    last_status: TransactionStatus,
 }
 
 impl Outstanding {
@@ -146,7 +155,13 @@ impl Outstanding {
             copy_in: false,
             doubtful: false,
             status: Some(TransactionStatus::Idle),
+            last_status: TransactionStatus::Idle,
         }
+    }
+
+    /// The transaction, if one is open, has not failed, and only this group can make it fail.
+    pub(crate) fn is_status_sure(&self) -> bool {
+        self.last_status != TransactionStatus::Failed && !self.queue.iter().any(Request::is_end)
     }
 
     /// Nothing is owed and no transaction is open: another client may have the server.
@@ -195,8 +210,7 @@ impl Outstanding {
 
     /// Exactly one ReadyForQuery is owed, and nothing behind it.
     pub(crate) fn is_one_request(&self) -> bool {
-        let ends = |r: &&Request| matches!(r, Request::Query | Request::FunctionCall | Request::Sync);
-        self.queue.iter().filter(ends).count() == 1 && self.queue.back().as_ref().is_some_and(ends)
+        self.queue.iter().filter(|r| r.is_end()).count() == 1 && self.queue.back().is_some_and(Request::is_end)
     }
 
     pub(crate) fn is_copying_in(&self) -> bool {
@@ -298,6 +312,7 @@ impl Outstanding {
         }
         self.drop_copy_ends();
         self.copy_in = false;
+        self.last_status = status;
         if self.queue.is_empty() {
             self.status = Some(status);
             books.names.settle();

@@ -92,13 +92,13 @@ impl Prepared {
     }
 
     /// Takes out what was not used for longest, if there are more than `capacity`; the caller
-    /// sends the Close in `group`.
+    /// sends the Close in `group`. The last one used stays: it is about to be.
     pub(crate) fn evict(&mut self, capacity: usize, group: u64) -> Option<Arc<Statement>> {
         if self.slots.len() <= capacity {
             return None;
         }
-        let settled = self.slots.values().filter(|slot| slot.parsing.is_none_or(|g| g == group));
-        let oldest = settled.min_by_key(|slot| slot.used)?.statement.id;
+        let may_go = |slot: &&Slot| slot.used < self.clock && slot.parsing.is_none_or(|g| g == group);
+        let oldest = self.slots.values().filter(may_go).min_by_key(|slot| slot.used)?.statement.id;
         self.begin_close(oldest, group)
     }
 
@@ -226,8 +226,10 @@ mod tests {
         let mut prepared = Prepared::default();
         prepared.begin(&a, 1);
         prepared.begin(&b, 2);
-        assert_eq!(prepared.evict(0, 2).unwrap().id, b.id);
-        assert!(prepared.evict(0, 2).is_none());
+        // Nor what was prepared just now.
+        assert!(prepared.evict(1, 2).is_none());
+        prepared.look(&a, 2);
+        assert_eq!(prepared.evict(1, 2).unwrap().id, b.id);
         assert_eq!(prepared.len(), 1);
     }
 

@@ -145,8 +145,11 @@ impl Tracking<'_> {
         match self.prepared.look(&statement, self.owed.group()) {
             Known::Unsettled => return Rewritten::Hold,
             Known::Ready if self.owed.is_doubtful() => return Rewritten::Fault(RequestFault::OutOfStep),
-            Known::Ready => self.owed.request(Request::Step(Step { asker: Asker::Nobody, ..step })),
-            Known::Doubtful | Known::Absent => self.prepare(&statement, step, out),
+            Known::Ready if self.owed.is_status_sure() => {
+                self.owed.request(Request::Step(Step { asker: Asker::Nobody, ..step }));
+            }
+            // In a failed transaction the server refuses to prepare anything.
+            Known::Ready | Known::Doubtful | Known::Absent => self.prepare(&statement, step, out),
         }
         self.parses.client += 1;
         self.names.insert(name, statement);
@@ -155,7 +158,7 @@ impl Tracking<'_> {
 
     /// The client has a statement of this name: the server shall say so.
     fn parse_again(&mut self, name: &[u8], len: usize, out: &mut impl FnMut(&[u8])) -> Rewritten {
-        match self.target(name, false, out) {
+        match self.target(name, out) {
             Ok(Target::Shared(statement)) => {
                 self.taken = Some(name.into());
                 self.owed.request(Request::Step(Step { asker: Asker::Refused, ..Step::client(Kind::Parse) }));
@@ -171,6 +174,7 @@ impl Tracking<'_> {
     fn parse_unnamed(&mut self, body: &[u8], len: usize) -> Rewritten {
         if self.prepared.len() > 0
             && !self.owed.is_doubtful()
+            && self.owed.is_status_sure()
             && let Some(statement) = statement::find(body, self.dialect)
             && self.prepared.look(&statement, self.owed.group()) == Known::Ready
         {
@@ -182,7 +186,7 @@ impl Tracking<'_> {
         if statement::deallocates(body) {
             self.distrust();
         }
-        self.set_unnamed(Unnamed::Raw { body: body.to_vec(), is_bound: false });
+        self.set_unnamed(Unnamed::Raw(body.to_vec()));
         Rewritten::AsItIs
     }
 
@@ -211,7 +215,7 @@ impl Tracking<'_> {
             };
         };
         self.parses.binds += u64::from(!name.is_empty());
-        let statement = match self.target(name, true, out) {
+        let statement = match self.target(name, out) {
             Err(fault) => return Rewritten::Fault(fault),
             Ok(Target::Hold) => return Rewritten::Hold,
             Ok(Target::Own) => {
@@ -236,7 +240,7 @@ impl Tracking<'_> {
             Some(object) => object,
             None => return Rewritten::Fault(RequestFault::Broken("Describe")),
         };
-        let target = if what == b'S' { self.target(name, false, out) } else { Ok(Target::Own) };
+        let target = if what == b'S' { self.target(name, out) } else { Ok(Target::Own) };
         match target {
             Err(fault) => Rewritten::Fault(fault),
             Ok(Target::Hold) => Rewritten::Hold,
@@ -277,9 +281,9 @@ impl Tracking<'_> {
     }
 
     /// What `name` means on this server, which has it after this.
-    fn target(&mut self, name: &[u8], is_bind: bool, out: &mut impl FnMut(&[u8])) -> Result<Target, RequestFault> {
+    fn target(&mut self, name: &[u8], out: &mut impl FnMut(&[u8])) -> Result<Target, RequestFault> {
         let statement = match name {
-            b"" => self.names.shared_unnamed(self.dialect, is_bind),
+            b"" => self.names.shared_unnamed(self.dialect),
             name => self.names.get(name).cloned(),
         };
         let Some(mut statement) = statement else {
