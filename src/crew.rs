@@ -59,6 +59,7 @@ pub(crate) fn request_limits(settings: &Settings) -> RequestLimits {
         max_packet_size: settings.max_packet_size as usize,
         disable_pqexec: settings.disable_pqexec,
         tracking,
+        track_session_use: settings.track_session_use,
     }
 }
 

@@ -226,6 +226,8 @@ section! {
             "Send through io_uring where the system allows it.", ours;
         max_client_prepared_size: Bytes, Some("16777216"), Reload, Acts,
             "Bytes of prepared statements, names and texts, that one client may have.", ours;
+        track_session_use: Switch, Some("1"), Reload, Acts,
+            "In transaction and statement pooling, count what needs a session (temporary tables, session locks, LISTEN, ...; see `SHOW SESSION_USE`), and warn in the log once per client and kind.", ours;
     ]
 }
 

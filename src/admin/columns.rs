@@ -1,4 +1,4 @@
-//! The columns of every SHOW: names, order and types are PgBouncer's.
+//! The columns of every SHOW: names, order and types are PgBouncer's, but for those of our own.
 
 use pgweir_proto::console::TypeOid::{self, Int4, Int8, Numeric, Text};
 
@@ -165,6 +165,19 @@ pub(super) const DNS_HOSTS: Columns = &[("hostname", Text), ("ttl", Int8), ("add
 /// Not one of PgBouncer's.
 pub(super) const PREPARED_STATEMENTS: Columns =
     &[("statements", Int8), ("bytes", Int8), ("client_names", Int8), ("on_servers", Int8)];
+
+/// Not one of PgBouncer's.
+pub(super) const SESSION_USE: Columns = &[
+    ("database", Text),
+    ("user", Text),
+    ("temporary_tables", Numeric),
+    ("advisory_locks", Numeric),
+    ("listens", Numeric),
+    ("hold_cursors", Numeric),
+    ("sets", Numeric),
+    ("loads", Numeric),
+    ("prepares", Numeric),
+];
 
 #[cfg(test)]
 mod tests {

@@ -13,6 +13,7 @@ use super::cancel::CancelRequest;
 use super::end::End;
 use super::handshake::{self, HandshakeError, Hello, Startup};
 use super::session::Session;
+use super::session_use::Told;
 use super::welcome::welcome;
 use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, replication};
 use crate::auth::{self, AuthError, Granted, Reason};
@@ -348,6 +349,7 @@ fn enter(
         server: None,
         is_in_query: false,
         was_told: false,
+        told: Told::default(),
         is_cut: false,
         slot,
         _permits: permits,

@@ -7,6 +7,7 @@ mod login;
 mod welcome;
 mod replication;
 mod session;
+mod session_use;
 mod relay;
 mod replies;
 mod end;

@@ -15,11 +15,12 @@ use pgweir_proto::sqlstate::SqlState;
 
 use super::ClientSlot;
 use super::end::End;
+use super::session_use::{Told, Watch};
 use crate::log::Level;
 use crate::net::stream::Stream;
 use crate::pool::{Permit, ServerState, WaitKey};
 use crate::pools::{Got, Membership, Pools, ServerPool, Waited};
-use crate::relay::{First, Names, Outstanding, Parses, Requests, Stop, Tracking};
+use crate::relay::{First, Names, Outstanding, Parses, Requests, SessionUse, Stop, Tracking};
 use crate::server::parameters::{APPLICATION_NAME, Parameters};
 use crate::server::{Server, query};
 use crate::worker::{SessionCell, Worker};
@@ -67,6 +68,8 @@ pub(crate) struct Session {
     pub(super) is_in_query: bool,
     /// The server's own FATAL was passed on, so its end needs no more words.
     pub(super) was_told: bool,
+    /// What it was warned about that needs a session.
+    pub(super) told: Told,
     /// The client has got the beginning of a message that has no end: no other may follow.
     pub(super) is_cut: bool,
     /// Its place among the connected clients.
@@ -275,7 +278,7 @@ impl Session {
         let mut owed = Outstanding::new();
         let stash = std::mem::take(&mut self.partial);
         let mut requests = Requests::default();
-        let (n, stop) = requests.scan(&stash, self.worker.limits.get(), &mut owed);
+        let (n, stop) = requests.scan(&stash, self.worker.limits.get(), &mut owed, |_| {});
         let is_whole = n == stash.len() && stop == Stop::NeedMore && requests.at_boundary();
         // Of several requests only the first is cancelled, and the others are still to be
         // carried out; that, as anything that is not whole, is left to the client, which
@@ -352,11 +355,23 @@ impl Session {
 
     /// Sends to the server what `buf` holds in whole messages and keeps the rest.
     pub(super) fn forward_requests(&mut self, buf: &[u8]) -> Result<(), End> {
-        let limits = self.worker.limits.get();
-        let is_tracked = limits.tracking.per_server > 0 && self.pool_mode() != PoolMode::Session;
+        let mode = self.pool_mode();
+        let mut limits = self.worker.limits.get();
+        limits.track_session_use &= mode != PoolMode::Session;
+        let is_tracked = limits.tracking.per_server > 0 && mode != PoolMode::Session;
         let Some(server) = &mut self.server else { return Ok(()) };
         let (worker, lane) = (&*self.worker, &self.cell.to_server);
-        let Server { socket, outstanding, prepared, .. } = &mut **server;
+        let Server { socket, outstanding, prepared, parameters, .. } = &mut **server;
+        let mut watch = Watch {
+            told: &mut self.told,
+            mode,
+            prepare_pins: is_tracked,
+            stats: self.member.pool.stats(worker.id),
+            client: &self.cell.info,
+            tracked: &self.pools.tracked,
+            on_server: parameters,
+        };
+        let on_use = |used: SessionUse<'_>| watch.note(used);
         let mut send = |bytes: &[u8]| {
             if bytes.len() <= COPY_MAX {
                 worker.outbox.push(lane, bytes);
@@ -374,9 +389,9 @@ impl Session {
             taken: None,
         };
         let (n, stop) = if is_tracked {
-            self.requests.track(buf, limits, &mut tracking, &mut send)
+            self.requests.track(buf, limits, &mut tracking, &mut send, on_use)
         } else {
-            let (n, stop) = self.requests.scan(buf, limits, tracking.owed);
+            let (n, stop) = self.requests.scan(buf, limits, tracking.owed, on_use);
             send(&buf[..n]);
             (n, stop)
         };

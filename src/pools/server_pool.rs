@@ -11,11 +11,12 @@ use super::Pools;
 use super::entries::{Database, User};
 use super::failing::Failing;
 use super::policy::Policy;
-use super::stats::Stats;
+use super::stats::{self, Stats};
 use super::testing::Test;
 use crate::net::clock;
 use crate::pool::{Checkout, Counts, Idle, Limits, Pool, Released, ServerState, WaitKey};
 use crate::registry::{ServerInfo, ServerPhase};
+use crate::relay::SessionUse;
 use crate::server::Server;
 use crate::server::connect::{ServerSecret, Welcome};
 use crate::server::parameters::Parameters;
@@ -124,6 +125,11 @@ impl ServerPool {
     #[inline]
     pub(crate) fn stats(&self, worker: usize) -> &Stats {
         &self.stats[worker]
+    }
+
+    /// What its clients did that needs a session, by `SessionUse::kind`.
+    pub(crate) fn session_uses(&self) -> [u64; SessionUse::KINDS] {
+        stats::session_uses(&self.stats)
     }
 
     pub(crate) fn counts(&self) -> Counts {

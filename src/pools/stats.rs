@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use crate::relay::SessionUse;
+
 /// A counter with one writer.
 #[derive(Debug, Default)]
 pub(crate) struct Counter(AtomicU64);
@@ -17,6 +19,8 @@ impl Counter {
     }
 }
 
+type SessionUses = [Counter; SessionUse::KINDS];
+
 macro_rules! stats {
     ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
         /// The counters of one worker for one pool. Aligned so that two workers share no cache line.
@@ -24,6 +28,8 @@ macro_rules! stats {
         #[repr(align(128))]
         pub(crate) struct Stats {
             $($(#[$doc])* pub(crate) $name: Counter,)*
+            /// What needs a session, by `SessionUse::kind`, from clients that have none.
+            pub(crate) session_uses: SessionUses,
         }
 
         /// Their sums over workers, pools, or a stretch of time.
@@ -66,6 +72,12 @@ stats! {
     server_parses,
     binds,
     client_logins,
+}
+
+/// What the workers of one pool have counted of each kind.
+pub(super) fn session_uses(workers: &[Stats]) -> [u64; SessionUse::KINDS] {
+    let sum = |kind: usize| workers.iter().map(|stats| stats.session_uses[kind].0.load(Ordering::Relaxed)).sum();
+    std::array::from_fn(sum)
 }
 
 /// The counters of all pools, also of those that are gone: no sum ever falls.

@@ -13,12 +13,15 @@ mod outstanding;
 mod tracking;
 mod requests;
 mod replies;
+mod session_use;
+mod sql;
 
 pub(crate) use names::Names;
 pub(crate) use outstanding::{Books, Outstanding, Request};
 pub(crate) use prepared::Prepared;
 pub(crate) use replies::{Edit, Event, Replies, ReplyFault};
 pub(crate) use requests::{First, RequestFault, RequestLimits, Requests, Stop};
+pub(crate) use session_use::SessionUse;
 pub(crate) use statement::{Dialect, in_memory};
 pub(crate) use tracking::{Parses, Tracking, TrackingSettings};
 

@@ -4,6 +4,7 @@ use pgweir_proto::frame::{BadLength, HEADER_LEN, Header};
 use pgweir_proto::frontend as tag;
 
 use super::outstanding::{Kind, Step};
+use super::session_use::{self, SessionUse};
 use super::tracking::{Deallocate, Rewritten, Tracking, TrackingSettings};
 use super::{Outstanding, Request, WHOLE_MESSAGE_MAX};
 
@@ -15,6 +16,8 @@ pub(crate) struct RequestLimits {
     /// `disable_pqexec`: no simple Query.
     pub(crate) disable_pqexec: bool,
     pub(crate) tracking: TrackingSettings,
+    /// `track_session_use`, and the client's pool does not give it a session.
+    pub(crate) track_session_use: bool,
 }
 
 /// Why a client must go.
@@ -135,9 +138,15 @@ impl Requests {
     }
 
     /// Notes what `buf` asks of a server that does not keep track of statements, and returns how
-    /// much of it to forward.
+    /// much of it to forward. `on_use` hears of what needs a session.
     #[inline]
-    pub(crate) fn scan(&mut self, buf: &[u8], limits: RequestLimits, owed: &mut Outstanding) -> (usize, Stop) {
+    pub(crate) fn scan(
+        &mut self,
+        buf: &[u8],
+        limits: RequestLimits,
+        owed: &mut Outstanding,
+        mut on_use: impl FnMut(SessionUse<'_>),
+    ) -> (usize, Stop) {
         let mut at = self.body_left.min(buf.len());
         self.body_left -= at;
         loop {
@@ -148,6 +157,7 @@ impl Requests {
             if owed.is_full() {
                 return (at, Stop::Hold);
             }
+            look(head, &buf[at..], limits, &mut on_use);
             if let Some(request) = request {
                 owed.request(request);
             }
@@ -156,6 +166,7 @@ impl Requests {
     }
 
     /// Hands to `out` what the linked server gets for `buf`, and returns how much of `buf` that was.
+    /// `on_use` hears of what needs a session.
     #[inline]
     pub(crate) fn track(
         &mut self,
@@ -163,6 +174,7 @@ impl Requests {
         limits: RequestLimits,
         tracking: &mut Tracking<'_>,
         out: &mut impl FnMut(&[u8]),
+        mut on_use: impl FnMut(SessionUse<'_>),
     ) -> (usize, Stop) {
         let mut at = self.body_left.min(buf.len());
         self.body_left -= at;
@@ -216,6 +228,9 @@ impl Requests {
                     Rewritten::AsItIs
                 }
             };
+            if matches!(rewritten, Rewritten::AsItIs | Rewritten::Replaced(_)) {
+                look(head, here, limits, &mut on_use);
+            }
             match rewritten {
                 Rewritten::AsItIs => at += self.pass(head.len, here.len()),
                 Rewritten::Replaced(n) => {
@@ -287,6 +302,16 @@ impl Requests {
     }
 }
 
+/// Looks for what needs a session in a message that `here` begins with, if it is whole.
+#[inline]
+fn look(head: Header, here: &[u8], limits: RequestLimits, on_use: &mut impl FnMut(SessionUse<'_>)) {
+    if limits.track_session_use
+        && let Some(body) = here.get(HEADER_LEN..head.len)
+    {
+        session_use::look(head.tag, body, on_use);
+    }
+}
+
 const EMPTY_QUERY: &[u8] = b"Q\0\0\0\x05\0";
 
 /// A Parse of a named statement that has not come whole.
@@ -304,6 +329,7 @@ mod tests {
         max_packet_size: i32::MAX as usize,
         disable_pqexec: false,
         tracking: TrackingSettings { per_server: 0, client_len_max: 0 },
+        track_session_use: false,
     };
 
     fn message(tag: u8, body: &[u8]) -> Vec<u8> {
@@ -320,7 +346,7 @@ mod tests {
         for cut in 0..buf.len() {
             let mut owed = Outstanding::new();
             let expect = if cut < whole { 0 } else { whole };
-            assert_eq!(Requests::default().scan(&buf[..cut], LIMITS, &mut owed), (expect, Stop::NeedMore));
+            assert_eq!(Requests::default().scan(&buf[..cut], LIMITS, &mut owed, |_| {}), (expect, Stop::NeedMore));
         }
     }
 
@@ -336,9 +362,9 @@ mod tests {
         assert_eq!(requests.first(&large[..n - 1], LIMITS), First::NeedMore);
         assert_eq!(requests.first(&large[..n], LIMITS), First::Server);
         let mut owed = Outstanding::new();
-        assert_eq!(requests.scan(&large[..n], LIMITS, &mut owed), (n, Stop::NeedMore));
+        assert_eq!(requests.scan(&large[..n], LIMITS, &mut owed, |_| {}), (n, Stop::NeedMore));
         assert!(!requests.at_boundary());
-        assert_eq!(requests.scan(&large[n..], LIMITS, &mut owed), (large.len() - n, Stop::NeedMore));
+        assert_eq!(requests.scan(&large[n..], LIMITS, &mut owed, |_| {}), (large.len() - n, Stop::NeedMore));
         assert!(requests.at_boundary());
     }
 
@@ -353,9 +379,24 @@ mod tests {
     }
 
     #[test]
+    fn what_needs_a_session_is_reported_once_and_when_it_is_forwarded() {
+        let limits = RequestLimits { track_session_use: true, ..LIMITS };
+        let mut buf = message(b'Q', b"listen a\0");
+        let first = buf.len();
+        buf.extend(message(b'P', b"\0load 'b'\0\0\0"));
+        let (mut owed, mut requests, mut uses) = (Outstanding::new(), Requests::default(), 0);
+        let (n, _) = requests.scan(&buf[..buf.len() - 1], limits, &mut owed, |_| uses += 1);
+        assert_eq!((n, uses), (first, 1));
+        requests.scan(&buf[n..], limits, &mut owed, |_| uses += 1);
+        assert_eq!(uses, 2);
+        requests.scan(&buf, LIMITS, &mut owed, |_| uses += 1);
+        assert_eq!(uses, 2);
+    }
+
+    #[test]
     fn what_must_not_pass_is_a_fault() {
         let mut owed = Outstanding::new();
-        let mut scan = |buf: &[u8], limits| Requests::default().scan(buf, limits, &mut owed).1;
+        let mut scan = |buf: &[u8], limits| Requests::default().scan(buf, limits, &mut owed, |_| {}).1;
         assert_eq!(scan(&message(b'!', b""), LIMITS), Stop::Fault(RequestFault::UnknownMessage(b'!')));
         assert_eq!(scan(&message(b'X', b""), LIMITS), Stop::Terminate);
         assert!(matches!(scan(b"Q\0\0\0\x01", LIMITS), Stop::Fault(RequestFault::BadHeader(_))));

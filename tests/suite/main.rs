@@ -26,6 +26,7 @@ mod relay;
 mod replication;
 mod replication_programs;
 mod servers;
+mod session_use;
 mod startup;
 mod timeouts;
 mod workers;

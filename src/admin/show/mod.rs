@@ -12,6 +12,7 @@ mod peers;
 mod pools;
 mod prepared_statements;
 mod servers;
+mod session_use;
 mod sockets;
 mod state;
 mod stats;
@@ -46,6 +47,7 @@ fn table(console: &Console, what: &str) -> Option<Table> {
         "peer_pools" => peers::show_pools(pools),
         "pools" => pools::show(pools),
         "servers" => servers::show(pools),
+        "session_use" => session_use::show(pools),
         "state" => state::show(pools),
         "stats" => stats::show(stats),
         "stats_averages" => stats::show_averages(stats),
