@@ -1,6 +1,6 @@
 # The commands a developer needs; each works from a clean checkout. See README.md.
 
-.PHONY: help run test lint fmt bench deny
+.PHONY: help run test lint fmt bench fuzz deny
 
 help:
 	@echo 'make run    PostgreSQL with pgweir in front of it, on PORT (6432); Ctrl-C ends both'
@@ -8,6 +8,7 @@ help:
 	@echo 'make lint   formatting and clippy'
 	@echo 'make fmt    format the code'
 	@echo 'make bench  speed and memory beside PgBouncer: the one of Debian, or PGBOUNCER=path'
+	@echo 'make fuzz   each decoder and the relay fuzzed for TIME seconds (60), or the TARGET named (needs cargo-fuzz)'
 	@echo 'make deny   licences, sources and advisories of the dependencies (needs cargo-deny)'
 
 run:
@@ -26,6 +27,9 @@ fmt:
 
 bench:
 	@scripts/bench.sh
+
+fuzz:
+	@scripts/fuzz.sh
 
 deny:
 	@command -v cargo-deny >/dev/null || { echo 'cargo-deny is missing: cargo install cargo-deny --locked' >&2; exit 1; }

@@ -19,3 +19,5 @@ mod crew;
 mod serve;
 mod app;
 pub mod cli;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;

@@ -21,6 +21,9 @@ mod units;
 mod url;
 mod userlist;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};

@@ -21,6 +21,9 @@ pub mod secret;
 pub mod sqlstate;
 pub mod startup;
 
+#[cfg(feature = "fuzzing")]
+pub mod fuzzing;
+
 mod encode;
 mod read;
 

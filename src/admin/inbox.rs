@@ -74,6 +74,11 @@ impl Inbox {
         stream.read_buf(&mut self.bytes).await
     }
 
+    #[cfg(any(test, feature = "fuzzing"))]
+    pub(super) fn push(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
     /// There is no room for more before something is taken out.
     pub(super) fn is_full(&self) -> bool {
         self.bytes.len() >= MESSAGE_LEN_MAX

@@ -16,6 +16,9 @@ mod show;
 mod shutdown;
 mod table;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+
 use std::sync::Arc;
 
 use pgweir_proto::error_response::{ErrorResponse, Severity};

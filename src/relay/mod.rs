@@ -16,6 +16,9 @@ mod replies;
 mod session_use;
 mod sql;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) mod fuzzing;
+
 pub(crate) use names::Names;
 pub(crate) use outstanding::{Books, Outstanding, Request};
 pub(crate) use prepared::Prepared;
