@@ -245,8 +245,8 @@ impl Outstanding {
         // One Sync in a copy tells as much as many.
         self.copy_in
             && request == Request::Sync
-            && self.queue.back() == Some(&Request::Sync)
-            && !self.queue.contains(&Request::CopyEnd)
+            && self.queue.len() > 1
+            && self.queue.iter().skip(1).all(|r| *r == Request::Sync)
     }
 
     /// The answer to what the server was not asked, if it is its turn.
@@ -272,7 +272,7 @@ impl Outstanding {
             backend::DATA_ROW | backend::COPY_DATA => Ok(Verdict::Forward),
             backend::COMMAND_COMPLETE => {
                 if self.copy_in {
-                    self.end_copy(false, books);
+                    self.end_copy(false);
                 }
                 self.complete(tag, books)
             }
@@ -295,7 +295,7 @@ impl Outstanding {
     /// or not as it was.
     pub(crate) fn error(&mut self, is_stale: bool, books: &mut Books<'_>) {
         if self.copy_in {
-            self.end_copy(true, books);
+            self.end_copy(true);
         }
         let Some(Request::Step(step)) = self.queue.front() else { return };
         if is_stale && step.statement != 0 && matches!(step.kind, Kind::Bind | Kind::Describe) {
@@ -400,30 +400,19 @@ impl Outstanding {
         }
     }
 
-    /// Copy-in is over: the Syncs sent during it were ignored by the server.
-    fn end_copy(&mut self, failed: bool, books: &mut Books<'_>) {
+    /// Copy-in is over: the Syncs sent during it were ignored by the server. It takes nothing else
+    /// but the end of the copy meanwhile, so what else was sent it reads only now.
+    fn end_copy(&mut self, failed: bool) {
         self.copy_in = false;
-        let is_sync = |r: &Request| *r == Request::Sync;
-        let swallowed = match self.queue.iter().position(|r| *r == Request::CopyEnd) {
-            // The request that started the copy stands first and stays.
-            Some(end) => {
-                let from = 1.min(end);
-                self.undo(from, end, books);
-                self.queue.drain(from..=end).any(|r| is_sync(&r))
-            }
-            None if !failed => {
-                // The server has ended a copy that the client has not.
-                self.doubtful = true;
-                false
-            }
-            None => {
-                let before = self.queue.len();
-                self.queue.retain(|r| !is_sync(r));
-                before != self.queue.len()
-            }
-        };
-        // After a failure it depends on where in the stream the server noticed it.
-        self.doubtful |= failed && swallowed;
+        let is_sync = |r: &&Request| **r == Request::Sync;
+        // The request that started the copy stands first and stays.
+        let from = 1.min(self.queue.len());
+        let syncs = self.queue.range(from..).take_while(is_sync).count();
+        let is_ended = self.queue.get(from + syncs) == Some(&Request::CopyEnd);
+        self.queue.drain(from..from + syncs + usize::from(is_ended));
+        // The server may have ended a copy that the client has not. After a failure it depends on
+        // where in the stream the server noticed it.
+        self.doubtful |= if failed { syncs > 0 } else { !is_ended };
     }
 }
 
@@ -565,6 +554,24 @@ mod tests {
         let mut o = after("Q", "GEZ");
         ask(&mut o, "c");
         assert!(o.is_idle() && o.is_answered() && !o.is_doubtful());
+    }
+
+    #[test]
+    fn only_syncs_are_swallowed_by_a_copy() {
+        // The copy had failed before the server read the rest, which it answers.
+        let mut o = after("QPBc", "GEZ");
+        assert!(!o.is_answered());
+        feed(&mut o, "12");
+        assert!(o.is_answered() && !o.is_idle() && !o.is_doubtful());
+        let mut o = after("QQc", "GEZ");
+        assert!(!o.is_answered());
+        // The end is the second copy's.
+        feed(&mut o, "GCZ");
+        assert!(o.is_idle() && !o.is_doubtful());
+        let mut o = after("Q", "G");
+        ask(&mut o, "PSS");
+        feed(&mut o, "EZ1ZZ");
+        assert!(o.is_idle() && !o.is_doubtful());
     }
 
     #[test]
