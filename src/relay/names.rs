@@ -26,7 +26,7 @@ struct Inner {
     /// Something that may take all names from the client was sent and is not answered yet.
     is_doubtful: bool,
     /// For each change that the server has not confirmed, oldest first.
-    journal: VecDeque<Undo>,
+    journal: VecDeque<Change>,
     /// Bytes of all names and texts, here and in the journal.
     bytes: usize,
 }
@@ -44,6 +44,14 @@ pub(crate) enum Unnamed {
     Shared(Arc<Statement>),
 }
 
+/// A change that the server has not confirmed.
+#[derive(Debug)]
+struct Change {
+    /// The group of the message: what stands between two Syncs is skipped together.
+    group: u64,
+    undo: Undo,
+}
+
 #[derive(Debug)]
 enum Undo {
     Named { name: Box<[u8]>, before: Option<Arc<Statement>> },
@@ -55,6 +63,14 @@ fn entry_len(name: &[u8], statement: &Statement) -> usize {
 }
 
 impl Undo {
+    /// Whether it is about `name`, which is empty for the unnamed statement.
+    fn is_of(&self, name: &[u8]) -> bool {
+        match self {
+            Undo::Named { name: own, .. } => **own == *name,
+            Undo::Unnamed { .. } => name.is_empty(),
+        }
+    }
+
     fn len(&self) -> usize {
         match self {
             Undo::Named { name, before: Some(statement) } => entry_len(name, statement),
@@ -85,21 +101,32 @@ impl Names {
         self.inner.as_ref().is_some_and(|inner| !inner.is_doubtful && inner.known.contains_key(name))
     }
 
+    /// What `name` stands for in `group` depends on the answer to an earlier group, which may be
+    /// skipped.
+    #[inline]
+    pub(crate) fn is_unsettled(&self, name: &[u8], group: u64) -> bool {
+        let Some(inner) = &self.inner else { return false };
+        if inner.journal.front().is_none_or(|oldest| oldest.group == group) {
+            return false;
+        }
+        inner.journal.iter().rev().find(|change| change.undo.is_of(name)).is_some_and(|last| last.group != group)
+    }
+
     fn inner(&mut self) -> &mut Inner {
         self.inner.get_or_insert_default()
     }
 
     /// Parse: `name` is `statement` from now on.
-    pub(crate) fn insert(&mut self, name: &[u8], statement: Arc<Statement>) {
-        self.inner().change(name, Some(statement));
+    pub(crate) fn insert(&mut self, name: &[u8], statement: Arc<Statement>, group: u64) {
+        self.inner().change(name, Some(statement), group);
     }
 
     /// Close. False: there is no such name, and nothing is changed.
-    pub(crate) fn remove(&mut self, name: &[u8]) -> bool {
+    pub(crate) fn remove(&mut self, name: &[u8], group: u64) -> bool {
         let Some(inner) = &mut self.inner else { return false };
         let is_known = inner.known.contains_key(name);
         if is_known {
-            inner.change(name, None);
+            inner.change(name, None, group);
         }
         is_known
     }
@@ -124,10 +151,10 @@ impl Names {
     }
 
     /// Parse or Close of the unnamed statement.
-    pub(crate) fn set_unnamed(&mut self, unnamed: Unnamed) {
+    pub(crate) fn set_unnamed(&mut self, unnamed: Unnamed, group: u64) {
         let inner = self.inner();
         let before = std::mem::replace(&mut inner.unnamed, unnamed);
-        inner.note(Undo::Unnamed { before });
+        inner.note(Undo::Unnamed { before }, group);
     }
 
     /// A Query, which ends the unnamed statement.
@@ -177,9 +204,9 @@ impl Names {
     /// The server has carried out the oldest change.
     pub(crate) fn confirm(&mut self) {
         if let Some(inner) = &mut self.inner
-            && let Some(undo) = inner.journal.pop_front()
+            && let Some(change) = inner.journal.pop_front()
         {
-            inner.bytes -= undo.len();
+            inner.bytes -= change.undo.len();
         }
     }
 
@@ -187,8 +214,8 @@ impl Names {
     pub(crate) fn undo(&mut self, n: usize) {
         let Some(inner) = &mut self.inner else { return };
         let n = n.min(inner.journal.len());
-        let skipped: Vec<Undo> = inner.journal.drain(..n).collect();
-        for undo in skipped.into_iter().rev() {
+        let skipped: Vec<Change> = inner.journal.drain(..n).collect();
+        for Change { undo, .. } in skipped.into_iter().rev() {
             inner.bytes -= undo.len();
             inner.take_back(undo);
         }
@@ -221,14 +248,14 @@ impl Names {
 }
 
 impl Inner {
-    fn change(&mut self, name: &[u8], statement: Option<Arc<Statement>>) {
+    fn change(&mut self, name: &[u8], statement: Option<Arc<Statement>>, group: u64) {
         let before = self.set(name, statement);
-        self.note(Undo::Named { name: name.into(), before });
+        self.note(Undo::Named { name: name.into(), before }, group);
     }
 
-    fn note(&mut self, undo: Undo) {
+    fn note(&mut self, undo: Undo, group: u64) {
         self.bytes += undo.len();
-        self.journal.push_back(undo);
+        self.journal.push_back(Change { group, undo });
     }
 
     fn set(&mut self, name: &[u8], statement: Option<Arc<Statement>>) -> Option<Arc<Statement>> {
@@ -244,27 +271,20 @@ impl Inner {
     /// As if the change had never been. A later change of the same name stays, but what was
     /// before it is now what was before this one.
     fn take_back(&mut self, undo: Undo) {
+        let name = match &undo {
+            Undo::Named { name, .. } => &**name,
+            Undo::Unnamed { .. } => b"",
+        };
+        let later = self.journal.iter_mut().map(|change| &mut change.undo).find(|later| later.is_of(name));
+        if let Some(later) = later {
+            self.bytes -= later.len();
+            *later = undo;
+            self.bytes += later.len();
+            return;
+        }
         match undo {
-            Undo::Named { name, before } => {
-                let later = self.journal.iter_mut().find(|u| matches!(u, Undo::Named { name: n, .. } if *n == name));
-                let Some(later) = later else {
-                    self.set(&name, before);
-                    return;
-                };
-                self.bytes -= later.len();
-                *later = Undo::Named { name, before };
-                self.bytes += later.len();
-            }
-            Undo::Unnamed { before } => {
-                let later = self.journal.iter_mut().find(|u| matches!(u, Undo::Unnamed { .. }));
-                let Some(later) = later else {
-                    self.unnamed = before;
-                    return;
-                };
-                self.bytes -= later.len();
-                *later = Undo::Unnamed { before };
-                self.bytes += later.len();
-            }
+            Undo::Named { name, before } => drop(self.set(&name, before)),
+            Undo::Unnamed { before } => self.unnamed = before,
         }
     }
 }
@@ -285,12 +305,12 @@ mod tests {
     fn changes_count_at_once_and_can_be_taken_back() {
         let (a, b) = (statement("a"), statement("b"));
         let mut names = Names::default();
-        names.insert(b"x", Arc::clone(&a));
+        names.insert(b"x", Arc::clone(&a), 1);
         names.confirm();
         let bytes = names.bytes();
-        assert!(names.remove(b"x") && !names.remove(b"x"));
-        names.insert(b"x", Arc::clone(&b));
-        names.insert(b"y", Arc::clone(&b));
+        assert!(names.remove(b"x", 1) && !names.remove(b"x", 1));
+        names.insert(b"x", Arc::clone(&b), 1);
+        names.insert(b"y", Arc::clone(&b), 1);
         assert_eq!(ids(&names), [Some(b.id), Some(b.id)]);
         names.undo(3);
         assert_eq!((ids(&names), names.bytes()), (vec![Some(a.id), None], bytes));
@@ -300,9 +320,9 @@ mod tests {
     fn what_came_later_outlives_what_is_taken_back() {
         let (a, b) = (statement("a"), statement("b"));
         let mut names = Names::default();
-        names.insert(b"x", Arc::clone(&a));
-        names.remove(b"x");
-        names.insert(b"x", Arc::clone(&b));
+        names.insert(b"x", Arc::clone(&a), 1);
+        names.remove(b"x", 1);
+        names.insert(b"x", Arc::clone(&b), 1);
         // The first Parse was skipped; what came behind was not.
         names.undo(1);
         assert_eq!(ids(&names)[0], Some(b.id));
@@ -311,14 +331,31 @@ mod tests {
     }
 
     #[test]
+    fn a_name_is_unsettled_when_an_earlier_group_has_changed_it_last() {
+        let a = statement("a");
+        let mut names = Names::default();
+        assert!(!names.is_unsettled(b"x", 1));
+        names.insert(b"x", Arc::clone(&a), 1);
+        names.insert(b"y", Arc::clone(&a), 1);
+        names.set_unnamed(Unnamed::None, 1);
+        assert!(!names.is_unsettled(b"x", 1));
+        assert!(names.is_unsettled(b"x", 2) && names.is_unsettled(b"", 2) && !names.is_unsettled(b"z", 2));
+        names.remove(b"x", 2);
+        names.set_unnamed(Unnamed::None, 2);
+        assert!(!names.is_unsettled(b"x", 2) && names.is_unsettled(b"y", 2) && !names.is_unsettled(b"", 2));
+        (0..3).for_each(|_| names.confirm());
+        assert!(!names.is_unsettled(b"y", 2) && names.is_unsettled(b"x", 3));
+    }
+
+    #[test]
     fn clearing_spares_what_is_named_later() {
         let (a, b) = (statement("a"), statement("b"));
         let mut names = Names::default();
-        names.insert(b"x", Arc::clone(&a));
-        names.insert(b"y", Arc::clone(&a));
+        names.insert(b"x", Arc::clone(&a), 1);
+        names.insert(b"y", Arc::clone(&a), 1);
         names.confirm();
         names.confirm();
-        names.insert(b"y", Arc::clone(&b));
+        names.insert(b"y", Arc::clone(&b), 1);
         names.clear();
         assert_eq!(ids(&names), [None, Some(b.id)]);
         // And if that fails, nothing is left of it.
@@ -330,7 +367,7 @@ mod tests {
     fn the_unnamed_statement_is_remembered() {
         let mut names = Names::default();
         let raw = || Unnamed::Raw(b"names unnamed\0\0\0".to_vec());
-        names.set_unnamed(raw());
+        names.set_unnamed(raw(), 1);
         names.set_unnamed_here();
         names.confirm();
         assert!(names.shared_unnamed(Dialect(1)).is_none());
@@ -338,15 +375,15 @@ mod tests {
         let shared = names.shared_unnamed(Dialect(1)).unwrap();
         assert_eq!(shared.body(), b"names unnamed\0\0\0");
 
-        names.set_unnamed(Unnamed::Long);
+        names.set_unnamed(Unnamed::Long, 1);
         names.set_unnamed_here();
         names.undo(1);
         assert!(names.shared_unnamed(Dialect(1)).is_some());
-        names.set_unnamed(raw());
+        names.set_unnamed(raw(), 1);
         names.undo(1);
         names.lose_unnamed();
         assert!(matches!(names.inner().unnamed, Unnamed::None));
-        names.set_unnamed(Unnamed::Long);
+        names.set_unnamed(Unnamed::Long, 1);
         names.confirm();
         names.part();
         assert_eq!((names.shared_unnamed(Dialect(1)).is_none(), names.bytes()), (true, 0));

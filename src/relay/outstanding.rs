@@ -649,7 +649,7 @@ mod tests {
         for (name, statement) in [(b"a", &a), (b"b", &b)] {
             o.request(named(statement));
             bench.prepared.begin(statement, o.group());
-            bench.names.insert(name, Arc::clone(statement));
+            bench.names.insert(name, Arc::clone(statement), 1);
         }
         ask(&mut o, "S");
         bench.feed(&mut o, "1EZ").unwrap();

@@ -134,6 +134,9 @@ impl Tracking<'_> {
         if name.len() > NAMES_LEN_MAX {
             return Rewritten::Fault(RequestFault::StatementNameTooLong);
         }
+        if self.names.is_unsettled(name, self.owed.group()) {
+            return Rewritten::Hold;
+        }
         if self.names.is_taken(name) {
             return self.parse_again(name, len, out);
         }
@@ -152,7 +155,7 @@ impl Tracking<'_> {
             Known::Ready | Known::Doubtful | Known::Absent => self.prepare(&statement, step, out),
         }
         self.parses.client += 1;
-        self.names.insert(name, statement);
+        self.names.insert(name, statement, self.owed.group());
         Rewritten::Replaced(len)
     }
 
@@ -180,7 +183,7 @@ impl Tracking<'_> {
         {
             let step = Step { asker: Asker::Nobody, renames: true, ..Step::client(Kind::Parse) };
             self.owed.request(Request::Step(step));
-            self.names.set_unnamed(Unnamed::Shared(statement));
+            self.names.set_unnamed(Unnamed::Shared(statement), self.owed.group());
             return Rewritten::Replaced(len);
         }
         if statement::deallocates(body) {
@@ -198,7 +201,7 @@ impl Tracking<'_> {
 
     fn set_unnamed(&mut self, unnamed: Unnamed) {
         self.owed.request(Request::Step(Step { renames: true, ..Step::client(Kind::ParseUnnamed) }));
-        self.names.set_unnamed(unnamed);
+        self.names.set_unnamed(unnamed, self.owed.group());
         self.names.set_unnamed_here();
     }
 
@@ -268,13 +271,16 @@ impl Tracking<'_> {
             if self.owed.is_doubtful() {
                 return Rewritten::Fault(RequestFault::OutOfStep);
             }
-            let renames = self.names.remove(name);
+            if self.names.is_unsettled(name, self.owed.group()) {
+                return Rewritten::Hold;
+            }
+            let renames = self.names.remove(name, self.owed.group());
             self.owed.request(Request::Step(Step { asker: Asker::Nobody, renames, ..Step::client(Kind::Close) }));
             return Rewritten::Replaced(HEADER_LEN + body.len());
         }
         let renames = what == b'S' && name.is_empty();
         if renames {
-            self.names.set_unnamed(Unnamed::None);
+            self.names.set_unnamed(Unnamed::None, self.owed.group());
         }
         self.owed.request(Request::Step(Step { renames, ..Step::client(Kind::Close) }));
         Rewritten::AsItIs
@@ -282,6 +288,9 @@ impl Tracking<'_> {
 
     /// What `name` means on this server, which has it after this.
     fn target(&mut self, name: &[u8], out: &mut impl FnMut(&[u8])) -> Result<Target, RequestFault> {
+        if self.names.is_unsettled(name, self.owed.group()) {
+            return Ok(Target::Hold);
+        }
         let statement = match name {
             b"" => self.names.shared_unnamed(self.dialect),
             name => self.names.get(name).cloned(),
