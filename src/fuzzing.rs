@@ -19,6 +19,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("frame", proto::frame),
     ("ini", config::ini),
     ("options", proto::options),
+    ("relay", relay::fuzzing::relay),
     ("scram_client", proto::scram_client),
     ("scram_server", proto::scram_server),
     ("secret", proto::secret),
