@@ -1,10 +1,11 @@
 # The commands a developer needs; each works from a clean checkout. See README.md.
 
-.PHONY: help run test lint fmt bench fuzz deny
+.PHONY: help run test soak lint fmt bench fuzz deny
 
 help:
 	@echo 'make run    PostgreSQL with pgweir in front of it, on PORT (6432); Ctrl-C ends both'
 	@echo 'make test   all tests, against real PostgreSQL servers that they start themselves'
+	@echo 'make soak   a million random protocol steps, or PGWEIR_STEPS=n, PGWEIR_SEED=n to repeat a run'
 	@echo 'make lint   formatting and clippy'
 	@echo 'make fmt    format the code'
 	@echo 'make bench  speed and memory beside PgBouncer: the one of Debian, or PGBOUNCER=path'
@@ -16,6 +17,10 @@ run:
 
 test:
 	@scripts/test.sh
+
+soak:
+	@scripts/deps.sh
+	PGWEIR_STEPS=$${PGWEIR_STEPS:-1000000} cargo test --test suite random_steps::clients -- --nocapture
 
 lint:
 	@scripts/deps.sh lint

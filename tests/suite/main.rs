@@ -22,6 +22,7 @@ mod peers;
 mod pgbench;
 mod pooling;
 mod prepared;
+mod random_steps;
 mod relay;
 mod replication;
 mod replication_programs;

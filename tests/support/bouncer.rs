@@ -31,7 +31,7 @@ fn copied(binary: PathBuf) -> PathBuf {
 }
 
 /// Whether PgBouncer stands in, whose SQLSTATE is 08P01 for nearly everything.
-static IS_PGBOUNCER: LazyLock<bool> = LazyLock::new(|| {
+pub(crate) static IS_PGBOUNCER: LazyLock<bool> = LazyLock::new(|| {
     let out = Command::new(&*BINARY).arg("-V").output().expect("run the pooler");
     out.stdout.starts_with(b"PgBouncer")
 });

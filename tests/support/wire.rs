@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{Ipv4Addr, Shutdown, SocketAddr};
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
@@ -23,8 +23,10 @@ pub(crate) enum Gone {
 
 pub(crate) struct Wire {
     socket: Socket,
-    /// Received and not yet taken.
+    /// Received.
     pending: Vec<u8>,
+    /// How much of `pending` was taken: moving the rest for every message would make many slow.
+    taken: usize,
     /// The latest value of every ParameterStatus seen.
     pub(crate) params: BTreeMap<String, String>,
     /// Notices seen by [`Wire::query`] and during login.
@@ -67,7 +69,14 @@ impl Wire {
         }
         socket.set_read_timeout(Some(PATIENCE))?;
         socket.set_write_timeout(Some(PATIENCE))?;
-        Ok(Wire { socket, pending: Vec::new(), params: BTreeMap::new(), notices: Vec::new(), key: Vec::new() })
+        Ok(Wire {
+            socket,
+            pending: Vec::new(),
+            taken: 0,
+            params: BTreeMap::new(),
+            notices: Vec::new(),
+            key: Vec::new(),
+        })
     }
 
     pub(crate) fn send(&mut self, bytes: &[u8]) {
@@ -76,6 +85,36 @@ impl Wire {
 
     pub(crate) fn try_send(&mut self, bytes: &[u8]) -> std::io::Result<()> {
         self.socket.write_all(bytes)
+    }
+
+    /// Sends while taking in what arrives, so that neither side waits for the other to read.
+    pub(crate) fn send_and_take_in(&mut self, bytes: &[u8]) -> std::io::Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        self.set_write_timeout(Duration::from_millis(1));
+        let mut sent = 0;
+        while sent < bytes.len() {
+            match self.socket.write(&bytes[sent..]) {
+                Ok(count) => sent += count,
+                Err(e) if e.kind() == ErrorKind::WouldBlock && Instant::now() < deadline => self.take_in()?,
+                Err(e) if e.kind() == ErrorKind::Interrupted => {}
+                Err(e) => return Err(e),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what is there.
+    fn take_in(&mut self) -> std::io::Result<()> {
+        self.set_timeout(Duration::from_millis(1));
+        let mut chunk = [0; 65_536];
+        let read = self.socket.read(&mut chunk);
+        self.set_timeout(PATIENCE);
+        match read {
+            Ok(count) => self.pending.extend(&chunk[..count]),
+            Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
+            Err(e) => return Err(e),
+        }
+        Ok(())
     }
 
     pub(crate) fn try_shutdown_write(&mut self) -> std::io::Result<()> {
@@ -191,7 +230,7 @@ impl Wire {
             return Some(message);
         }
         let bytes = msg::message(message.tag, &message.body);
-        self.pending.splice(0..0, bytes);
+        self.pending.splice(self.taken..self.taken, bytes);
         None
     }
 
@@ -203,15 +242,22 @@ impl Wire {
     /// The next message, or why there is none.
     pub(crate) fn read(&mut self) -> Result<Message, Gone> {
         self.fill(5)?;
-        let length = u32::from_be_bytes(self.pending[1..5].try_into().expect("four bytes")) as usize;
-        assert!((4..1 << 30).contains(&length), "no message begins with {:?}", &self.pending[..5]);
+        let head = &self.pending[self.taken..self.taken + 5];
+        let length = u32::from_be_bytes(head[1..].try_into().expect("four bytes")) as usize;
+        assert!((4..1 << 30).contains(&length), "no message begins with {head:?}");
         self.fill(1 + length)?;
-        let rest = self.pending.split_off(1 + length);
-        let bytes = std::mem::replace(&mut self.pending, rest);
-        Ok(Message { tag: bytes[0], body: bytes[5..].to_vec() })
+        let bytes = &self.pending[self.taken..self.taken + 1 + length];
+        let message = Message { tag: bytes[0], body: bytes[5..].to_vec() };
+        self.taken += 1 + length;
+        Ok(message)
     }
 
     fn fill(&mut self, needed: usize) -> Result<(), Gone> {
+        if self.pending.len() - self.taken >= needed {
+            return Ok(());
+        }
+        self.pending.drain(..self.taken);
+        self.taken = 0;
         let mut chunk = [0; 65_536];
         while self.pending.len() < needed {
             match self.socket.read(&mut chunk) {
@@ -229,7 +275,8 @@ impl Wire {
     /// One byte outside of the message framing, as the answer to an SSLRequest is.
     pub(crate) fn read_byte(&mut self) -> Result<u8, Gone> {
         self.fill(1)?;
-        Ok(self.pending.remove(0))
+        self.taken += 1;
+        Ok(self.pending[self.taken - 1])
     }
 
     pub(crate) fn recv(&mut self) -> Message {
