@@ -75,6 +75,8 @@ pub(super) struct Model {
     /// Whether extended messages were sent that no Sync has followed.
     open: bool,
     portals: BTreeMap<String, Portal>,
+    /// What was refused for no other reason than the failed transaction.
+    refused: Option<(String, Sql)>,
     pub(super) session: Session,
 }
 
@@ -89,6 +91,7 @@ impl Model {
             copying: None,
             open: false,
             portals: BTreeMap::new(),
+            refused: None,
             session,
         }
     }
@@ -136,6 +139,15 @@ impl Model {
         self.fail();
     }
 
+    /// Whether the expected reply is the refusal of a Parse in a failed transaction; if so,
+    /// ParseComplete has come instead.
+    pub(super) fn parse_anyway(&mut self) -> bool {
+        let Some((name, sql)) = self.refused.take() else { return false };
+        self.expected.clear();
+        self.ops = VecDeque::from([Op::Store(name, sql)]);
+        true
+    }
+
     fn expect(&mut self, replies: impl IntoIterator<Item = Reply>) {
         self.expected.extend(replies);
     }
@@ -150,6 +162,7 @@ impl Model {
     }
 
     fn fail(&mut self) {
+        self.refused = None;
         self.ops.clear();
         self.copying = None;
         self.session.roll_back();
@@ -338,6 +351,7 @@ impl Model {
             return self.error(&["42601"]);
         }
         if self.is_failed() && !sql.ends_transaction() && sql != Sql::Empty {
+            self.refused = Some((name, sql));
             return self.error(&["25P02"]);
         }
         if sql == Sql::NoTable {

@@ -11,6 +11,9 @@ pub(super) enum Class {
     Named,
     /// Named statements where something fails: in the same pipeline, in a failed transaction.
     NamedAmongErrors,
+    /// That a Parse is refused in a failed transaction. Left out, a pooler that has the statement
+    /// already may answer for the server, and leave the refusal to the Bind.
+    ParseInFailed,
     /// Close of named statements.
     CloseNamed,
     /// More statements than the pooler may keep on a server.
@@ -44,9 +47,10 @@ pub(super) enum Class {
     QueryTimeout,
 }
 
-const NAMES: [(&str, Class); 21] = [
+const NAMES: [(&str, Class); 22] = [
     ("named", Class::Named),
     ("named_among_errors", Class::NamedAmongErrors),
+    ("parse_in_failed", Class::ParseInFailed),
     ("close_named", Class::CloseNamed),
     ("eviction", Class::Eviction),
     ("misnamed", Class::Misnamed),
@@ -75,8 +79,9 @@ const NAMES: [(&str, Class); 21] = [
 const BEYOND_PGBOUNCER: &str = "named_among_errors,close_named,eviction,misnamed,unnamed_later,unnamed_gone,\
                                 sql_prepare,deallocate,deallocate_all,deallocate_in_pipeline,discard_all";
 
-/// What pgweir does not follow from server to server.
-const BEYOND_PGWEIR: &str = "named,unnamed_later,unnamed_gone,sql_prepare,deallocate,deallocate_in_pipeline";
+/// What pgweir does not follow from server to server, or cannot know in time.
+const BEYOND_PGWEIR: &str = "named,parse_in_failed,unnamed_later,unnamed_gone,sql_prepare,deallocate,\
+                             deallocate_in_pipeline,sync_in_copy";
 
 #[derive(Clone, Debug)]
 pub(super) struct Options {
