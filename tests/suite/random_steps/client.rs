@@ -312,6 +312,12 @@ impl<'a> Client<'a> {
         if error.severity == "FATAL" {
             return self.lost(Some(error));
         }
+        let is_failed = self.model.session.transaction == Transaction::Failed;
+        if is_failed && error.code == "25P02" && !self.world.options.allow(Class::ParseInFailed) {
+            // The refusal that the Parse was spared.
+            self.model.interrupt();
+            return Ok(());
+        }
         if !(self.cancelling && error.code == "57014") {
             return Err(End::Failed(format!("expected {expected}, got {error}")));
         }
