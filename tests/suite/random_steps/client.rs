@@ -178,7 +178,13 @@ impl<'a> Client<'a> {
         }
         self.settle()?;
         self.cancelling = false;
-        Ok(())
+        let took = self.sent_at.elapsed();
+        match self.world.query_timeout {
+            Some(limit) if kind == "query_timeout" && took > limit + secs(1) => {
+                Err(End::Failed(format!("query_timeout has not ended a query of {took:?}")))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Ends what is open, and looks whether this session's rows are what it has committed.

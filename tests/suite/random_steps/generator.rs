@@ -298,7 +298,7 @@ fn idle(draw: &mut Draw<'_>) -> (&'static str, Vec<Request>) {
             }
         }
         17 if draw.options.allow(Class::DiscardAll) && draw.percent(20) => ("discard all", query([Sql::DiscardAll])),
-        18 if draw.options.allow(Class::QueryTimeout) && draw.random.below(200) == 0 => {
+        18 if draw.options.allow(Class::QueryTimeout) && draw.random.below(100) == 0 => {
             let args = vec!["4500".to_owned(), draw.mark()];
             ("query_timeout", vec![Request::Query(vec![(Sql::Sleep, args)])])
         }
