@@ -75,9 +75,10 @@ const NAMES: [(&str, Class); 22] = [
 /// PgBouncer takes a Parse for done whatever the server says, mixes up replies when it evicts or
 /// closes a statement amidst a pipeline, loses the statements of others to a DEALLOCATE ALL, closes
 /// the connection of whoever misnames a statement, does not follow the unnamed statement from server
-/// to server nor PREPARE by SQL, and resets parameters to the server's.
+/// to server nor PREPARE by SQL, loses count of a Sync within a COPY and of a Query that the server
+/// skips, and resets parameters to the server's.
 const BEYOND_PGBOUNCER: &str = "named_among_errors,close_named,eviction,misnamed,unnamed_later,unnamed_gone,\
-                                sql_prepare,deallocate,deallocate_all,deallocate_in_pipeline,discard_all";
+                                sql_prepare,deallocate,deallocate_all,deallocate_in_pipeline,discard_all,sync_in_copy,query_while_skipping";
 
 /// What pgweir does not follow from server to server, or cannot know in time.
 const BEYOND_PGWEIR: &str = "named,parse_in_failed,unnamed_later,unnamed_gone,sql_prepare,deallocate,\
