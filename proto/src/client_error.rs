@@ -195,7 +195,7 @@ impl ClientError {
             E::UnknownPacket => "unknown pkt",
             E::StatementNameTooLong => "prepared statement name is too long",
             E::StatementsTooLarge => "prepared statements take too much memory (max_client_prepared_size)",
-            E::OutOfStep => "prepared statement used behind a COPY that failed in a pipeline",
+            E::OutOfStep => "a COPY has failed amidst a pipeline: its replies cannot be told apart",
             E::AdminDisconnect => "admin forced disconnect",
             E::ServerShuttingDown => "server shutting down",
             E::DatabaseRemoved => "database removed",

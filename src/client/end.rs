@@ -53,6 +53,7 @@ impl End {
             End::Killed(Kill { error, tell }) => tell.then(|| error.clone()),
             // Its own FATAL was passed on.
             End::ServerEof | End::ServerFailed(_) if was_told => None,
+            End::ReplyFault(ReplyFault::OutOfStep) => Some(ClientError::OutOfStep),
             End::ServerEof | End::ServerFailed(_) | End::ReplyFault(_) => Some(ClientError::ServerCrashed),
             End::ParametersFailed(error) => Some(parameters_error(error)),
         }

@@ -112,6 +112,10 @@ const COPY_ENDS_MAX: usize = 64;
 /// As many requests may be under way: what the pooler answers itself does not even fill a socket.
 const REQUESTS_MAX: usize = 16 * 1024;
 
+/// It cannot be told any more which replies are whose, and it matters: both sides must go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct OutOfStep;
+
 /// A reply that nothing was asked for. The two sides are out of step, so both must go.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Unexpected {
@@ -293,15 +297,23 @@ impl Outstanding {
 
     /// The server sent ErrorResponse. `is_stale`: it says that a prepared statement is not there,
     /// or not as it was.
-    pub(crate) fn error(&mut self, is_stale: bool, books: &mut Books<'_>) {
+    pub(crate) fn error(&mut self, is_stale: bool, books: &mut Books<'_>) -> Result<(), OutOfStep> {
         if self.copy_in {
-            self.end_copy(true);
+            let swallowed = self.end_copy(true);
+            // A driver sends one Sync behind the Execute that begins a copy, and the server reads it
+            // before any data. Whoever has sent others waits for an unknown number of answers.
+            let is_usual = swallowed == 0 || swallowed == 1 && matches!(self.queue.front(), Some(Request::Step(_)));
+            let is_ours = |r: &Request| matches!(r, Request::Step(step) if step.asker != Asker::Client);
+            if !is_usual || self.doubtful && self.queue.iter().any(is_ours) {
+                return Err(OutOfStep);
+            }
         }
-        let Some(Request::Step(step)) = self.queue.front() else { return };
+        let Some(Request::Step(step)) = self.queue.front() else { return Ok(()) };
         if is_stale && step.statement != 0 && matches!(step.kind, Kind::Bind | Kind::Describe) {
             books.prepared.retire(step.statement);
         }
         self.skipping = true;
+        Ok(())
     }
 
     /// The server sent ReadyForQuery.
@@ -402,7 +414,8 @@ impl Outstanding {
 
     /// Copy-in is over: the Syncs sent during it were ignored by the server. It takes nothing else
     /// but the end of the copy meanwhile, so what else was sent it reads only now.
-    fn end_copy(&mut self, failed: bool) {
+    /// Returns how many Syncs.
+    fn end_copy(&mut self, failed: bool) -> usize {
         self.copy_in = false;
         let is_sync = |r: &&Request| **r == Request::Sync;
         // The request that started the copy stands first and stays.
@@ -413,6 +426,7 @@ impl Outstanding {
         // The server may have ended a copy that the client has not. After a failure it depends on
         // where in the stream the server noticed it.
         self.doubtful |= if failed { syncs > 0 } else { !is_ended };
+        syncs
     }
 }
 
@@ -440,8 +454,8 @@ mod tests {
                 match tag {
                     b'Z' => o.ready(Idle, &mut books)?,
                     b'z' => o.ready(InBlock, &mut books)?,
-                    b'E' => o.error(false, &mut books),
-                    b'e' => o.error(true, &mut books),
+                    b'E' => o.error(false, &mut books).expect("in step"),
+                    b'e' => o.error(true, &mut books).expect("in step"),
                     tag => verdicts.push(o.reply(tag, &mut books)?),
                 }
             }
@@ -572,6 +586,21 @@ mod tests {
         ask(&mut o, "PSS");
         feed(&mut o, "EZ1ZZ");
         assert!(o.is_idle() && !o.is_doubtful());
+    }
+
+    #[test]
+    fn a_failed_copy_with_unusual_syncs_ends_both() {
+        for requests in ["QS", "BESS", "ESc"] {
+            let mut o = Outstanding::new();
+            ask(&mut o, requests);
+            let mut bench = Bench::default();
+            bench.feed(&mut o, if requests.starts_with('B') { "2G" } else { "G" }).unwrap();
+            if requests == "ESc" {
+                o.request(Request::Step(Step { asker: Asker::Pooler, ..Step::client(Kind::Close) }));
+            }
+            let mut books = Books { names: &mut bench.names, prepared: &mut bench.prepared };
+            assert_eq!(o.error(false, &mut books), Err(OutOfStep), "{requests}");
+        }
     }
 
     #[test]

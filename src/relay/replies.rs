@@ -5,7 +5,7 @@ use pgweir_proto::error_response::ErrorFields;
 use pgweir_proto::frame::{BadLength, HEADER_LEN, Header};
 use pgweir_proto::sqlstate::SqlState;
 
-use super::outstanding::{Books, Unexpected, Verdict};
+use super::outstanding::{Books, OutOfStep, Unexpected, Verdict};
 use super::{Outstanding, WHOLE_MESSAGE_MAX};
 
 /// Why both sides must be closed: what the server says cannot be told apart any more.
@@ -17,6 +17,8 @@ pub(crate) enum ReplyFault {
     Malformed(u8),
     /// ReadyForQuery that nobody asked for.
     Unexpected(u8),
+    /// A COPY has failed amidst a pipeline.
+    OutOfStep,
 }
 
 /// A message that somebody besides the client must know of.
@@ -168,7 +170,7 @@ impl Replies {
                 on_event(Event::Ready { status, at });
             }
             tag::ERROR_RESPONSE => {
-                owed.error(is_stale(body), books);
+                owed.error(is_stale(body), books).map_err(|OutOfStep| ReplyFault::OutOfStep)?;
                 on_event(Event::ErrorResponse { body });
             }
             tag::PARAMETER_STATUS => {

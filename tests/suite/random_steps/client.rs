@@ -319,7 +319,9 @@ impl<'a> Client<'a> {
             return self.lost(Some(error));
         }
         let is_failed = self.model.session.transaction == Transaction::Failed;
-        if is_failed && error.code == "25P02" && !self.world.options.allow(Class::ParseInFailed) {
+        // Describe of a statement without a result works in a failed transaction, if the server has it.
+        let is_describe = expected.starts_with("Params");
+        if is_failed && error.code == "25P02" && (is_describe || !self.world.options.allow(Class::ParseInFailed)) {
             // The refusal that the Parse was spared.
             self.model.interrupt();
             return Ok(());

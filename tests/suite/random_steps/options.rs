@@ -80,9 +80,9 @@ const NAMES: [(&str, Class); 22] = [
 const BEYOND_PGBOUNCER: &str = "named_among_errors,close_named,eviction,misnamed,unnamed_later,unnamed_gone,\
                                 sql_prepare,deallocate,deallocate_all,deallocate_in_pipeline,discard_all,sync_in_copy,query_while_skipping";
 
-/// What pgweir does not follow from server to server, or cannot know in time.
-const BEYOND_PGWEIR: &str = "named,parse_in_failed,unnamed_later,unnamed_gone,sql_prepare,deallocate,\
-                             deallocate_in_pipeline,sync_in_copy";
+/// pgweir ends the session where it cannot tell which of several Syncs in a COPY that failed the server
+/// has answered. What stands behind a DEALLOCATE ALL in the same pipeline may still use the names of before.
+const BEYOND_PGWEIR: &str = "deallocate_in_pipeline,sync_in_copy";
 
 #[derive(Clone, Debug)]
 pub(super) struct Options {
