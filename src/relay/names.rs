@@ -20,15 +20,20 @@ pub(crate) struct Names {
 #[derive(Debug, Default)]
 struct Inner {
     known: HashMap<Box<[u8]>, Arc<Statement>>,
-    unnamed: Unnamed,
-    /// The linked server's unnamed statement is what this client has made of it.
-    is_unnamed_here: bool,
+    unnamed: UnnamedState,
     /// Something that may take all names from the client was sent and is not answered yet.
     is_doubtful: bool,
     /// For each change that the server has not confirmed, oldest first.
     journal: VecDeque<Change>,
     /// Bytes of all names and texts, here and in the journal.
     bytes: usize,
+}
+
+#[derive(Debug, Default)]
+struct UnnamedState {
+    means: Unnamed,
+    /// The linked server's unnamed statement is what this client has made of it.
+    is_here: bool,
 }
 
 /// The client's unnamed statement.
@@ -55,7 +60,7 @@ struct Change {
 #[derive(Debug)]
 enum Undo {
     Named { name: Box<[u8]>, before: Option<Arc<Statement>> },
-    Unnamed { before: Unnamed },
+    Unnamed { before: UnnamedState },
 }
 
 fn entry_len(name: &[u8], statement: &Statement) -> usize {
@@ -75,7 +80,7 @@ impl Undo {
         match self {
             Undo::Named { name, before: Some(statement) } => entry_len(name, statement),
             Undo::Named { name, before: None } => ENTRY_LEN + name.len(),
-            Undo::Unnamed { before: Unnamed::Raw(body) } => ENTRY_LEN + body.len(),
+            Undo::Unnamed { before: UnnamedState { means: Unnamed::Raw(body), .. } } => ENTRY_LEN + body.len(),
             Undo::Unnamed { .. } => ENTRY_LEN,
         }
     }
@@ -138,7 +143,7 @@ impl Names {
         if inner.known.contains_key(name) {
             inner.set(name, Some(statement));
         } else if name.is_empty() {
-            inner.unnamed = Unnamed::Shared(statement);
+            inner.unnamed.means = Unnamed::Shared(statement);
         }
     }
 
@@ -150,10 +155,11 @@ impl Names {
         is_known
     }
 
-    /// Parse or Close of the unnamed statement.
-    pub(crate) fn set_unnamed(&mut self, unnamed: Unnamed, group: u64) {
+    /// Parse or Close of the unnamed statement, which the server gets too unless it is shared.
+    pub(crate) fn set_unnamed(&mut self, means: Unnamed, group: u64) {
         let inner = self.inner();
-        let before = std::mem::replace(&mut inner.unnamed, unnamed);
+        let is_here = inner.unnamed.is_here || !matches!(means, Unnamed::Shared(_));
+        let before = std::mem::replace(&mut inner.unnamed, UnnamedState { means, is_here });
         inner.note(Undo::Unnamed { before }, group);
     }
 
@@ -161,7 +167,7 @@ impl Names {
     #[inline]
     pub(crate) fn drop_unnamed(&mut self) {
         if let Some(inner) = &mut self.inner {
-            inner.unnamed = Unnamed::None;
+            inner.unnamed.means = Unnamed::None;
         }
     }
 
@@ -169,21 +175,17 @@ impl Names {
     /// is none.
     pub(crate) fn shared_unnamed(&mut self, dialect: Dialect) -> Option<Arc<Statement>> {
         let inner = self.inner.as_mut()?;
-        let statement = match &inner.unnamed {
+        let statement = match &inner.unnamed.means {
             Unnamed::Shared(statement) => return Some(Arc::clone(statement)),
-            Unnamed::Raw(body) if !inner.is_unnamed_here => intern(body, dialect),
+            Unnamed::Raw(body) if !inner.unnamed.is_here => intern(body, dialect),
             Unnamed::Raw(_) | Unnamed::Long | Unnamed::None => return None,
         };
-        inner.unnamed = Unnamed::Shared(Arc::clone(&statement));
+        inner.unnamed.means = Unnamed::Shared(Arc::clone(&statement));
         Some(statement)
     }
 
     pub(crate) fn is_unnamed_here(&self) -> bool {
-        self.inner.as_ref().is_some_and(|inner| inner.is_unnamed_here)
-    }
-
-    pub(crate) fn set_unnamed_here(&mut self) {
-        self.inner().is_unnamed_here = true;
+        self.inner.as_ref().is_some_and(|inner| inner.unnamed.is_here)
     }
 
     /// Something was sent that may take all names.
@@ -224,7 +226,7 @@ impl Names {
     /// The Parse of the unnamed statement has failed: there is none, but for what was sent later.
     pub(crate) fn lose_unnamed(&mut self) {
         if let Some(inner) = &mut self.inner {
-            inner.take_back(Undo::Unnamed { before: Unnamed::None });
+            inner.take_back(Undo::Unnamed { before: UnnamedState { means: Unnamed::None, is_here: true } });
         }
     }
 
@@ -240,9 +242,9 @@ impl Names {
     /// The client parts from its server.
     pub(crate) fn part(&mut self) {
         let Some(inner) = &mut self.inner else { return };
-        inner.is_unnamed_here = false;
-        if matches!(inner.unnamed, Unnamed::Long) {
-            inner.unnamed = Unnamed::None;
+        inner.unnamed.is_here = false;
+        if matches!(inner.unnamed.means, Unnamed::Long) {
+            inner.unnamed.means = Unnamed::None;
         }
     }
 }
@@ -368,7 +370,6 @@ mod tests {
         let mut names = Names::default();
         let raw = || Unnamed::Raw(b"names unnamed\0\0\0".to_vec());
         names.set_unnamed(raw(), 1);
-        names.set_unnamed_here();
         names.confirm();
         assert!(names.shared_unnamed(Dialect(1)).is_none());
         names.part();
@@ -376,13 +377,13 @@ mod tests {
         assert_eq!(shared.body(), b"names unnamed\0\0\0");
 
         names.set_unnamed(Unnamed::Long, 1);
-        names.set_unnamed_here();
+        assert!(names.is_unnamed_here());
         names.undo(1);
-        assert!(names.shared_unnamed(Dialect(1)).is_some());
+        assert!(names.shared_unnamed(Dialect(1)).is_some() && !names.is_unnamed_here());
         names.set_unnamed(raw(), 1);
         names.undo(1);
         names.lose_unnamed();
-        assert!(matches!(names.inner().unnamed, Unnamed::None));
+        assert!(matches!(names.inner().unnamed.means, Unnamed::None));
         names.set_unnamed(Unnamed::Long, 1);
         names.confirm();
         names.part();

@@ -202,7 +202,6 @@ impl Tracking<'_> {
     fn set_unnamed(&mut self, unnamed: Unnamed) {
         self.owed.request(Request::Step(Step { renames: true, ..Step::client(Kind::ParseUnnamed) }));
         self.names.set_unnamed(unnamed, self.owed.group());
-        self.names.set_unnamed_here();
     }
 
     fn bind(&mut self, head: Header, body: &[u8], out: &mut impl FnMut(&[u8])) -> Rewritten {
@@ -333,10 +332,12 @@ impl Tracking<'_> {
         if statement::is_ours(name) {
             self.prepared.distrust();
         }
-        if name.is_empty() {
-            self.names.set_unnamed_here();
+        let is_unnamed = name.is_empty();
+        if is_unnamed {
+            // Not if it is skipped: then the stranger's is still there.
+            self.names.set_unnamed(Unnamed::None, self.owed.group());
         }
-        self.close_on_server(&[name, b"\0"].concat(), 0, out);
+        self.close_on_server(&[name, b"\0"].concat(), Step { renames: is_unnamed, ..Step::client(Kind::Close) }, out);
         Ok(())
     }
 
@@ -344,25 +345,28 @@ impl Tracking<'_> {
     fn prepare(&mut self, statement: &Arc<Statement>, step: Step, out: &mut impl FnMut(&[u8])) {
         let group = self.owed.group();
         if self.prepared.begin_close(statement.id, group).is_some() {
-            self.close_on_server(statement.name(), statement.id, out);
+            self.close_on_server(statement.name(), close_of(statement), out);
         }
         out(statement.parse());
         self.owed.request(Request::Step(Step { statement: statement.id, ..step }));
         self.prepared.begin(statement, group);
         self.parses.server += 1;
         while let Some(evicted) = self.prepared.evict(self.settings.per_server, group) {
-            self.close_on_server(evicted.name(), evicted.id, out);
+            self.close_on_server(evicted.name(), close_of(&evicted), out);
         }
     }
 
     /// `name` with its NUL.
-    fn close_on_server(&mut self, name: &[u8], id: u64, out: &mut impl FnMut(&[u8])) {
+    fn close_on_server(&mut self, name: &[u8], step: Step, out: &mut impl FnMut(&[u8])) {
         if let Some(header) = header(tag::CLOSE, HEADER_LEN + 1 + name.len()) {
             gather(&[&header, b"S", name], out);
         }
-        let step = Step { asker: Asker::Pooler, statement: id, ..Step::client(Kind::Close) };
-        self.owed.request(Request::Step(step));
+        self.owed.request(Request::Step(Step { asker: Asker::Pooler, ..step }));
     }
+}
+
+fn close_of(statement: &Statement) -> Step {
+    Step { statement: statement.id, ..Step::client(Kind::Close) }
 }
 
 /// The Query stands for the DEALLOCATE of a name that only the pooler knows.
