@@ -11,6 +11,7 @@ use pgweir_proto::backend::TransactionStatus;
 use pgweir_proto::client_error::ClientError;
 use pgweir_proto::console;
 use pgweir_proto::error_response::{ErrorResponse, Severity};
+use pgweir_proto::frontend;
 use pgweir_proto::sqlstate::SqlState;
 
 use super::ClientSlot;
@@ -277,6 +278,9 @@ impl Session {
         self.try_release();
         let mut owed = Outstanding::new();
         let stash = std::mem::take(&mut self.partial);
+        if stash.first() == Some(&frontend::QUERY) {
+            self.names.drop_unnamed();
+        }
         let mut requests = Requests::default();
         let (n, stop) = requests.scan(&stash, self.worker.limits.get(), &mut owed, |_| {});
         let is_whole = n == stash.len() && stop == Stop::NeedMore && requests.at_boundary();
