@@ -266,12 +266,13 @@ impl Tracking<'_> {
         let Some((what, name)) = object(body) else {
             return Rewritten::Fault(RequestFault::Broken("Close"));
         };
-        if what == b'S' && !name.is_empty() && (self.names.get(name).is_some() || !self.prepared.is_pinned()) {
+        let is_named = what == b'S' && !name.is_empty();
+        if is_named && self.names.is_unsettled(name, self.owed.group()) {
+            return Rewritten::Hold;
+        }
+        if is_named && (self.names.get(name).is_some() || !self.prepared.is_pinned()) {
             if self.owed.is_doubtful() {
                 return Rewritten::Fault(RequestFault::OutOfStep);
-            }
-            if self.names.is_unsettled(name, self.owed.group()) {
-                return Rewritten::Hold;
             }
             let renames = self.names.remove(name, self.owed.group());
             self.owed.request(Request::Step(Step { asker: Asker::Nobody, renames, ..Step::client(Kind::Close) }));
