@@ -283,9 +283,9 @@ impl Model {
     fn run(&mut self, sql: Sql, args: Args) {
         if let Some(codes) = self.refusal(&sql) {
             if !matches!(codes, ["25P02" | "42P01"]) {
-                // Refused when it ran: in a transaction block its portal stays, without a result.
-                let stays = Portal::new(Sql::Deallocate(String::new()), false, Outcome::default());
-                self.portals.insert(String::new(), stays);
+                // Refused when it ran: in a transaction block its portal stays, but PostgreSQL may crash
+                // when that is executed.
+                self.portals.remove("");
             }
             return self.error(codes);
         }
