@@ -147,6 +147,27 @@ impl Names {
         }
     }
 
+    /// The client has been told that a statement's result has another type now: its names for it mean the
+    /// text as it is prepared from now on.
+    pub(crate) fn renew(&mut self, id: u64) {
+        let Some(inner) = &mut self.inner else { return };
+        let is_it = |statement: &Arc<Statement>| statement.id == id;
+        let renewed = |old: &Arc<Statement>| {
+            old.retire();
+            intern(old.body(), old.dialect)
+        };
+        let names: Vec<Box<[u8]>> = inner.known.iter().filter(|(_, s)| is_it(s)).map(|(n, _)| n.clone()).collect();
+        for name in names {
+            let new = inner.known.get(&name).map(renewed);
+            inner.set(&name, new);
+        }
+        if let Unnamed::Shared(old) = &mut inner.unnamed.means
+            && is_it(old)
+        {
+            *old = renewed(old);
+        }
+    }
+
     /// DEALLOCATE of one name, carried out by the pooler itself. False: there is no such name.
     pub(crate) fn deallocate(&mut self, name: &[u8]) -> bool {
         let Some(inner) = &mut self.inner else { return false };

@@ -1,8 +1,10 @@
 //! What a server still owes its client, in order.
 
 use std::collections::VecDeque;
+use std::sync::LazyLock;
 
 use pgweir_proto::backend::{self, TransactionStatus};
+use pgweir_proto::frame;
 
 use super::names::Names;
 use super::prepared::Prepared;
@@ -60,6 +62,8 @@ pub(crate) enum Asker {
     Client,
     /// The client, and the reply can only be an error.
     Refused,
+    /// The same; the client is told that the statement's result has another type now.
+    RefusedAsStale,
     /// The pooler itself: the client does not see it, unless it is an error.
     Pooler,
     /// The server was not asked: the client is answered when its turn has come.
@@ -74,7 +78,9 @@ impl Step {
     /// Whether a message of this tag ends the reply.
     fn is_closed_by(self, tag: u8) -> bool {
         match self.kind {
-            Kind::Parse | Kind::ParseUnnamed => tag == backend::PARSE_COMPLETE && self.asker != Asker::Refused,
+            Kind::Parse | Kind::ParseUnnamed => {
+                tag == backend::PARSE_COMPLETE && !matches!(self.asker, Asker::Refused | Asker::RefusedAsStale)
+            }
             Kind::Bind => tag == backend::BIND_COMPLETE,
             Kind::Describe => matches!(tag, backend::ROW_DESCRIPTION | backend::NO_DATA),
             Kind::Execute => {
@@ -83,6 +89,18 @@ impl Step {
             Kind::Close => tag == backend::CLOSE_COMPLETE,
         }
     }
+}
+
+/// What an ErrorResponse says of a prepared statement.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum StatementError {
+    /// It is not there.
+    Missing,
+    /// Its result has another type than when it was prepared.
+    Stale,
+    /// Any other feature that is not supported.
+    NotSupported,
+    Other,
 }
 
 /// What becomes of a reply.
@@ -103,6 +121,14 @@ pub(crate) struct Books<'a> {
 
 const PARSE_COMPLETE: &[u8] = b"1\0\0\0\x04";
 const CLOSE_COMPLETE: &[u8] = b"3\0\0\0\x04";
+/// "cached plan must not change result type" in PostgreSQL's words; drivers look at code and routine.
+static STALE: LazyLock<Vec<u8>> = LazyLock::new(|| {
+    let mut out = Vec::new();
+    let fields =
+        b"SERROR\0VERROR\0C0A000\0Mcached plan must not change result type\0Fplancache.c\0RRevalidateCachedQuery\0\0";
+    frame::message(&mut out, backend::ERROR_RESPONSE, fields);
+    out
+});
 const DEALLOCATED: &[u8] = b"C\0\0\0\x0fDEALLOCATE\0";
 
 /// Ends of copies in a row that are remembered. One Query may hold several COPYs, but a client
@@ -295,9 +321,8 @@ impl Outstanding {
         }
     }
 
-    /// The server sent ErrorResponse. `is_stale`: it says that a prepared statement is not there,
-    /// or not as it was.
-    pub(crate) fn error(&mut self, is_stale: bool, books: &mut Books<'_>) -> Result<(), OutOfStep> {
+    /// The server sent ErrorResponse.
+    pub(crate) fn error(&mut self, said: StatementError, books: &mut Books<'_>) -> Result<Verdict, OutOfStep> {
         if self.copy_in {
             let swallowed = self.end_copy(true);
             // A driver sends one Sync behind the Execute that begins a copy, and the server reads it
@@ -308,12 +333,20 @@ impl Outstanding {
                 return Err(OutOfStep);
             }
         }
-        let Some(Request::Step(step)) = self.queue.front() else { return Ok(()) };
-        if is_stale && step.statement != 0 && matches!(step.kind, Kind::Bind | Kind::Describe) {
-            books.prepared.retire(step.statement);
-        }
+        let Some(Request::Step(step)) = self.queue.front() else { return Ok(Verdict::Forward) };
         self.skipping = true;
-        Ok(())
+        let is_stale_here = step.asker == Asker::RefusedAsStale && said == StatementError::NotSupported;
+        match said {
+            // Somebody has taken it from the server behind our back.
+            StatementError::Missing if step.statement != 0 => books.prepared.distrust(),
+            StatementError::Stale => books.names.renew(step.statement),
+            _ if is_stale_here => {
+                books.names.renew(step.statement);
+                return Ok(Verdict::Replace(&STALE));
+            }
+            StatementError::Missing | StatementError::NotSupported | StatementError::Other => {}
+        }
+        Ok(Verdict::Forward)
     }
 
     /// The server sent ReadyForQuery.
@@ -454,8 +487,9 @@ mod tests {
                 match tag {
                     b'Z' => o.ready(Idle, &mut books)?,
                     b'z' => o.ready(InBlock, &mut books)?,
-                    b'E' => o.error(false, &mut books).expect("in step"),
-                    b'e' => o.error(true, &mut books).expect("in step"),
+                    b'E' => verdicts.push(o.error(StatementError::Other, &mut books).expect("in step")),
+                    b'e' => verdicts.push(o.error(StatementError::Stale, &mut books).expect("in step")),
+                    b'x' => verdicts.push(o.error(StatementError::NotSupported, &mut books).expect("in step")),
                     tag => verdicts.push(o.reply(tag, &mut books)?),
                 }
             }
@@ -599,7 +633,7 @@ mod tests {
                 o.request(Request::Step(Step { asker: Asker::Pooler, ..Step::client(Kind::Close) }));
             }
             let mut books = Books { names: &mut bench.names, prepared: &mut bench.prepared };
-            assert_eq!(o.error(false, &mut books), Err(OutOfStep), "{requests}");
+            assert_eq!(o.error(StatementError::Other, &mut books), Err(OutOfStep), "{requests}");
         }
     }
 
@@ -687,14 +721,20 @@ mod tests {
     }
 
     #[test]
-    fn a_stale_plan_is_prepared_anew() {
-        let a = statement("stale");
-        let (mut bench, mut o) = (Bench::default(), Outstanding::new());
-        bench.prepared.begin(&a, o.group());
-        bench.prepared.parsed(a.id);
+    fn whoever_is_told_of_a_stale_plan_goes_on_with_a_new_statement() {
+        let (a, mut bench, mut o) = (statement("stale"), Bench::default(), Outstanding::new());
+        bench.names.insert(b"a", Arc::clone(&a), 0);
+        bench.names.confirm();
         o.request(Request::Step(Step { statement: a.id, ..Step::client(Kind::Bind) }));
         ask(&mut o, "ES");
-        bench.feed(&mut o, "eZ").unwrap();
-        assert_eq!(bench.prepared.look(&a, o.group()), Known::Doubtful);
+        assert_eq!(bench.feed(&mut o, "eZ"), Ok(vec![Verdict::Forward]));
+        let new = bench.names.get(b"a").unwrap().id;
+        assert!(a.is_retired() && new != a.id);
+        // Elsewhere the server does not say so by itself.
+        let stale = Step { asker: Asker::RefusedAsStale, statement: new, ..Step::client(Kind::Parse) };
+        o.request(Request::Step(stale));
+        ask(&mut o, "BES");
+        assert_eq!(bench.feed(&mut o, "xZ"), Ok(vec![Verdict::Replace(&STALE)]));
+        assert!(bench.names.get(b"a").unwrap().id > new && o.is_idle());
     }
 }

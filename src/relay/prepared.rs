@@ -28,8 +28,6 @@ pub(crate) struct Prepared {
 #[derive(Debug)]
 struct Slot {
     statement: Arc<Statement>,
-    /// The statement's when it was prepared here.
-    generation: u32,
     /// Readings of the clock.
     used: u64,
     parsed: u64,
@@ -71,7 +69,7 @@ impl Prepared {
         slot.used = self.clock;
         if slot.parsing.is_some_and(|g| g != group) {
             Known::Unsettled
-        } else if slot.parsed < self.trusted_since || slot.generation != statement.generation() {
+        } else if slot.parsed < self.trusted_since {
             Known::Doubtful
         } else {
             Known::Ready
@@ -81,13 +79,8 @@ impl Prepared {
     /// A Parse for it was sent in `group`.
     pub(crate) fn begin(&mut self, statement: &Arc<Statement>, group: u64) {
         self.clock += 1;
-        let slot = Slot {
-            statement: Arc::clone(statement),
-            generation: statement.generation(),
-            used: self.clock,
-            parsed: self.clock,
-            parsing: Some(group),
-        };
+        let slot =
+            Slot { statement: Arc::clone(statement), used: self.clock, parsed: self.clock, parsing: Some(group) };
         self.slots.insert(statement.id, slot);
     }
 
@@ -136,13 +129,6 @@ impl Prepared {
     pub(crate) fn close_undone(&mut self, id: u64) {
         if let Some(at) = self.closing.iter().rposition(|c| c.slot.statement.id == id) {
             self.slots.insert(id, self.closing.remove(at).slot);
-        }
-    }
-
-    /// The server no longer takes it as it was prepared, here or on any other server.
-    pub(crate) fn retire(&mut self, id: u64) {
-        if let Some(slot) = self.slots.get(&id) {
-            slot.statement.retire();
         }
     }
 
@@ -262,15 +248,5 @@ mod tests {
         assert_eq!(prepared.look(&b, 2), Known::Ready);
         prepared.clear();
         assert_eq!((prepared.look(&a, 2), prepared.look(&b, 2)), (Known::Absent, Known::Ready));
-    }
-
-    #[test]
-    fn a_retired_statement_is_prepared_anew_everywhere() {
-        let a = statement("retired");
-        let (mut here, mut there) = (with(&[&a]), with(&[&a]));
-        here.retire(a.id);
-        assert_eq!((here.look(&a, 2), there.look(&a, 2)), (Known::Doubtful, Known::Doubtful));
-        here.begin(&a, 2);
-        assert_eq!(here.look(&a, 2), Known::Ready);
     }
 }

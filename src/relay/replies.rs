@@ -1,11 +1,12 @@
 //! What a server sends to the client that it is linked to.
 
+use memchr::memmem;
 use pgweir_proto::backend::{self as tag, TransactionStatus};
 use pgweir_proto::error_response::ErrorFields;
 use pgweir_proto::frame::{BadLength, HEADER_LEN, Header};
 use pgweir_proto::sqlstate::SqlState;
 
-use super::outstanding::{Books, OutOfStep, Unexpected, Verdict};
+use super::outstanding::{Books, OutOfStep, StatementError, Unexpected, Verdict};
 use super::{Outstanding, WHOLE_MESSAGE_MAX};
 
 /// Why both sides must be closed: what the server says cannot be told apart any more.
@@ -170,8 +171,9 @@ impl Replies {
                 on_event(Event::Ready { status, at });
             }
             tag::ERROR_RESPONSE => {
-                owed.error(is_stale(body), books).map_err(|OutOfStep| ReplyFault::OutOfStep)?;
+                let verdict = owed.error(of_statement(body), books).map_err(|OutOfStep| ReplyFault::OutOfStep)?;
                 on_event(Event::ErrorResponse { body });
+                return Ok(verdict);
             }
             tag::PARAMETER_STATUS => {
                 let (name, value) = tag::parameter_status(body).ok_or(ReplyFault::Malformed(message_tag))?;
@@ -222,11 +224,16 @@ fn completed(command: &[u8], books: &mut Books<'_>, on_event: &mut impl FnMut(Ev
     }
 }
 
-/// The error says that a prepared statement is not there, or that its result has another type
-/// than when it was prepared ("cached plan must not change result type").
-fn is_stale(body: &[u8]) -> bool {
-    let code = ErrorFields::parse(body).sqlstate;
-    matches!(code, Some(SqlState::INVALID_SQL_STATEMENT_NAME | SqlState::FEATURE_NOT_SUPPORTED))
+fn of_statement(body: &[u8]) -> StatementError {
+    match ErrorFields::parse(body).sqlstate {
+        Some(SqlState::INVALID_SQL_STATEMENT_NAME) => StatementError::Missing,
+        // Its message may be in any language.
+        Some(SqlState::FEATURE_NOT_SUPPORTED) if memmem::find(body, b"\0RRevalidateCachedQuery\0").is_some() => {
+            StatementError::Stale
+        }
+        Some(SqlState::FEATURE_NOT_SUPPORTED) => StatementError::NotSupported,
+        _ => StatementError::Other,
+    }
 }
 
 #[cfg(test)]

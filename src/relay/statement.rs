@@ -2,7 +2,7 @@
 
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
-use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Weak};
 
 use dashmap::DashMap;
@@ -29,8 +29,9 @@ pub(crate) struct Statement {
     /// Bytes of that name.
     name_len: usize,
     hash: u64,
-    /// Counted up when its plans are of no more use; what was prepared before is prepared anew.
-    generation: AtomicU32,
+    /// Its result has another type than when it was prepared: whoever uses it is told so, and
+    /// whoever prepares the text again gets a new statement.
+    is_retired: AtomicBool,
 }
 
 /// All of them, by the hash of text, types and dialect.
@@ -108,7 +109,7 @@ impl Statement {
             parse: parse.into(),
             name_len: name.len(),
             hash,
-            generation: AtomicU32::new(0),
+            is_retired: AtomicBool::new(false),
         }
     }
 
@@ -131,14 +132,23 @@ impl Statement {
         &self.parse[HEADER_LEN + self.name_len + 1..]
     }
 
-    pub(crate) fn generation(&self) -> u32 {
-        self.generation.load(Ordering::Relaxed)
+    #[inline]
+    pub(crate) fn is_retired(&self) -> bool {
+        self.is_retired.load(Ordering::Relaxed)
     }
 
-    /// Its plans do not fit the tables any more: every server prepares it anew before it is
-    /// used there again.
+    /// Nobody who prepares the text from now on gets this one.
     pub(crate) fn retire(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
+        self.is_retired.store(true, Ordering::Relaxed);
+        self.forget(|statement| !std::ptr::eq(statement.as_ptr(), self));
+    }
+
+    /// Only those that `keep` wants can still be found.
+    fn forget(&self, keep: impl Fn(&Weak<Statement>) -> bool) {
+        KNOWN.remove_if_mut(&self.hash, |_, known| {
+            known.retain(keep);
+            known.is_empty()
+        });
     }
 }
 
@@ -146,10 +156,7 @@ impl Drop for Statement {
     fn drop(&mut self) {
         COUNT.fetch_sub(1, Ordering::Relaxed);
         BYTES.fetch_sub(self.parse.len(), Ordering::Relaxed);
-        KNOWN.remove_if_mut(&self.hash, |_, known| {
-            known.retain(|statement| statement.strong_count() > 0);
-            known.is_empty()
-        });
+        self.forget(|statement| statement.strong_count() > 0);
     }
 }
 
@@ -170,6 +177,17 @@ mod tests {
         drop((first, second));
         assert!(find(body, A).is_none());
         assert_ne!(intern(body, A).id, id);
+    }
+
+    #[test]
+    fn a_retired_statement_is_not_found_any_more() {
+        let body = b"select 'retired'\0\0\0";
+        let old = intern(body, A);
+        old.retire();
+        let new = intern(body, A);
+        assert!(old.is_retired() && !new.is_retired() && old.id != new.id);
+        drop(old);
+        assert!(Arc::ptr_eq(&find(body, A).unwrap(), &new));
     }
 
     #[test]

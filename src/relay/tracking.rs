@@ -15,6 +15,9 @@ use super::statement::{self, Dialect, Statement};
 /// Names of portal and statement in one message, together with their NULs.
 pub(crate) const NAMES_LEN_MAX: usize = 32 * 1024;
 
+/// A Parse that PostgreSQL refuses with the code that it has for a plan whose result has changed.
+const NOT_SUPPORTED: &[u8] = b"P\0\0\0\x41PGWEIR_STALE\0select from (select) t group by () for update\0\0\0";
+
 /// PostgreSQL ends a connection over a Close of more than 10,000 bytes.
 const CLOSE_NAME_LEN_MAX: usize = 9 * 1024;
 
@@ -309,6 +312,12 @@ impl Tracking<'_> {
             Known::Ready => {}
             Known::Unsettled => return Ok(Target::Hold),
             Known::Doubtful | Known::Absent if self.owed.is_doubtful() => return Err(RequestFault::OutOfStep),
+            // Prepared anew, it would give the client rows that it does not expect.
+            Known::Doubtful | Known::Absent if statement.is_retired() => {
+                out(NOT_SUPPORTED);
+                let step = Step { asker: Asker::RefusedAsStale, statement: statement.id, ..Step::client(Kind::Parse) };
+                self.owed.request(Request::Step(step));
+            }
             Known::Doubtful | Known::Absent => {
                 self.prepare(&statement, Step { asker: Asker::Pooler, ..Step::client(Kind::Parse) }, out);
             }

@@ -329,6 +329,27 @@ mod beyond_pgbouncer {
         assert_eq!(value(&mut client, "s", &[]), "1");
     }
 
+    /// Each client may have the old type in mind.
+    #[test]
+    fn every_client_is_told_of_a_changed_result_type() {
+        let bouncer = start(|setup| setup);
+        let mut clients: Vec<Wire> = (0..3).map(|_| bouncer.client()).collect();
+        clients[0].run("create table changing_for_all (a int); insert into changing_for_all values (1)");
+        for client in &mut clients {
+            prepare(client, "s", "select * from changing_for_all");
+        }
+        clients[0].run("alter table changing_for_all alter a type text");
+        let mut holder = None;
+        for (i, client) in clients.iter_mut().enumerate() {
+            // The second meets a server that has never had the statement.
+            holder = (i == 1).then(|| occupy(&bouncer));
+            let error = exchange(client, &[msg::bind("s", &[])], "EZ")[0].error();
+            assert_eq!((&*error.code, &*error.message), ("0A000", "cached plan must not change result type"));
+            assert_eq!(value(client, "s", &[]), "1");
+        }
+        drop(holder);
+    }
+
     #[test]
     fn unnamed_statement_is_the_clients_own() {
         let bouncer = start(|setup| setup);
