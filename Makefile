@@ -1,5 +1,8 @@
 # The commands a developer needs; each works from a clean checkout. See README.md.
 
+# The programs with Rust drivers that the tests run, a workspace of their own.
+RUST_DRIVERS = tests/drivers/rust/Cargo.toml
+
 .PHONY: help run test soak lint fmt bench fuzz deny
 
 help:
@@ -26,9 +29,12 @@ lint:
 	@scripts/deps.sh lint
 	cargo fmt --all --check
 	cargo clippy --workspace --all-targets -- -D warnings
+	cargo fmt --check --manifest-path $(RUST_DRIVERS) -- --config-path .
+	cargo clippy --manifest-path $(RUST_DRIVERS) --target-dir target/drivers/rust -- -D warnings
 
 fmt:
 	cargo fmt --all
+	cargo fmt --manifest-path $(RUST_DRIVERS) -- --config-path .
 
 bench:
 	@scripts/bench.sh

@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
-# deps.sh [lint|bench]: installs what the build and the tests (linting, measuring) need and the machine lacks.
+# deps.sh [lint|bench|drivers]: installs what the build and the tests (linting, measuring, the drivers of other languages)
+# need and the machine lacks.
 # Says nothing and needs no privileges when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -39,6 +40,13 @@ command -v psql >/dev/null || packages+=(postgresql-client)
 if [ "${1:-}" = bench ]; then
     command -v python3 >/dev/null || packages+=(python3)
     [ -n "${PGBOUNCER:-}" ] || [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer)
+fi
+if [ "${1:-}" = drivers ]; then
+    # Debian has the module, but not what it makes environments with, in a package of its own.
+    python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
+    command -v npm >/dev/null || packages+=(nodejs npm)
+    command -v javac >/dev/null || packages+=(default-jdk-headless)
+    [ -e /usr/share/java/postgresql.jar ] || packages+=(libpostgresql-jdbc-java)
 fi
 [ ${#packages[@]} = 0 ] || install_packages "${packages[@]}"
 

@@ -57,7 +57,8 @@ fn watched<T>(bouncer: &Bouncer, pg: &Postgres, work: impl FnOnce() -> T) -> (T,
             let (mut servers, mut clients) = (0, 0);
             while !over.load(Ordering::Relaxed) {
                 servers = servers.max(bouncer.backends(pg) as u64);
-                clients = clients.max(bouncer.pool("app", "app", "cl_active") + bouncer.pool("app", "app", "cl_waiting"));
+                clients =
+                    clients.max(bouncer.pool("app", "app", "cl_active") + bouncer.pool("app", "app", "cl_waiting"));
                 thread::sleep(millis(20));
             }
             (servers, clients)
@@ -139,4 +140,40 @@ fn sqlalchemy_on_psycopg() {
 fn sqlalchemy_on_asyncpg() {
     let script = program("python/sqlalchemy_clients.py");
     compare(&[&installed("python/bin/python"), &script, "{}", "asyncpg"], |setup| setup);
+}
+
+#[test]
+fn node_postgres() {
+    compare_node("node/pg.js");
+}
+
+#[test]
+fn prisma() {
+    compare_node("node/prisma.js");
+}
+
+fn compare_node(script: &str) {
+    let modules = format!("NODE_PATH={}", installed("node/node_modules"));
+    compare(&["env", &modules, "node", &program(script), "{}"], |setup| setup);
+}
+
+#[test]
+fn pgjdbc() {
+    let classes = format!("{}:/usr/share/java/postgresql.jar", installed("jdbc"));
+    compare(&["java", "-cp", &classes, "Pgjdbc", "{}"], without_float_digits);
+}
+
+#[test]
+fn tokio_postgres() {
+    compare(&[&installed("rust/debug/tokio_postgres"), "{}"], |setup| setup);
+}
+
+#[test]
+fn sqlx() {
+    compare(&[&installed("rust/debug/sqlx"), "{}"], without_float_digits);
+}
+
+/// The driver sends `extra_float_digits` when it connects, which PgBouncer's users tell it to ignore.
+fn without_float_digits(setup: bouncer::Setup) -> bouncer::Setup {
+    setup.set("ignore_startup_parameters", "extra_float_digits")
 }

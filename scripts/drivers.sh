@@ -1,0 +1,63 @@
+#!/usr/bin/env bash
+# drivers.sh: installs the PostgreSQL drivers that tests/drivers uses, under target/drivers, in the versions that the
+# lock files name. What is there already is left alone.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+. scripts/lib.sh
+
+from=$PWD/tests/drivers
+to=$(target_dir)/drivers
+
+python_drivers() {
+    rm -rf "$to/python"
+    python3 -m venv "$to/python"
+    "$to/python/bin/pip" install --disable-pip-version-check --no-deps -r "$from/python/requirements.txt"
+}
+
+# Prisma's command line wants an engine for migrations, which it would download: named like this, it believes that it
+# has one. Nothing here migrates.
+node_drivers() {
+    rm -rf "$to/node"
+    mkdir "$to/node"
+    cp "$from"/node/{package.json,package-lock.json,schema.prisma} "$to/node/"
+    cd "$to/node"
+    npm ci --ignore-scripts --no-audit --no-fund
+    PRISMA_SCHEMA_ENGINE_BINARY=/bin/true CHECKPOINT_DISABLE=1 node_modules/.bin/prisma generate --schema schema.prisma
+}
+
+java_drivers() {
+    rm -rf "$to/jdbc"
+    javac -d "$to/jdbc" -cp /usr/share/java/postgresql.jar "$from/jdbc/Pgjdbc.java"
+}
+
+rust_drivers() {
+    cargo build --locked --manifest-path "$from/rust/Cargo.toml" --target-dir "$to/rust"
+}
+
+# install LANGUAGE FILE...: unless the same files were installed before. Their copies are made last.
+install() {
+    local language=$1 log=$to/$1.log kept=$to/$1.installed
+    shift
+    if cat "$@" | cmp -s - "$kept"; then
+        return
+    fi
+    echo "installing the $language drivers" >&2
+    # In a shell of its own, in which a failed command ends it all.
+    if ! (bash -euo pipefail -c "$(declare -f "${language}_drivers"); from=$from to=$to; ${language}_drivers") >"$log" 2>&1; then
+        tail -n 30 "$log" >&2
+        die "could not install the $language drivers: is the package registry of $language in reach? (all of it: $log)"
+    fi
+    cat "$@" >"$kept"
+}
+
+mkdir -p "$to"
+pids=()
+install python "$from/python/requirements.txt" & pids+=("$!")
+install node "$from"/node/{package-lock.json,schema.prisma} & pids+=("$!")
+install java "$from/jdbc/Pgjdbc.java" & pids+=("$!")
+install rust "$from"/rust/{Cargo.toml,Cargo.lock} "$from"/rust/src/{lib.rs,bin/*.rs} & pids+=("$!")
+failed=0
+for pid in "${pids[@]}"; do
+    wait "$pid" || failed=1
+done
+exit "$failed"
