@@ -4,7 +4,7 @@
 //! errors, no times. Here it runs directly against PostgreSQL, then through the pooler with four
 //! servers, and both transcripts must be equal. `scripts/drivers.sh` installs the drivers.
 
-#[allow(dead_code, reason = "the rest is for the tests of tests/suite")]
+#[allow(dead_code, unused_imports, reason = "the rest is for the tests of tests/suite")]
 #[path = "../support/mod.rs"]
 mod support;
 
@@ -34,8 +34,8 @@ fn installed(path: &str) -> String {
     path.to_str().expect("a readable path").to_owned()
 }
 
-/// What `command` prints, given `url` in the place of `{}`.
-fn transcript(command: &[&str], url: &str) -> String {
+/// What `command` prints, given `url` in the place of `{}`; or how it failed.
+fn transcript(command: &[&str], url: &str) -> Result<String, String> {
     let programs = postgres::program("");
     let path = format!("{}:{}", programs.display(), std::env::var("PATH").expect("a PATH"));
     let out = Command::new("timeout")
@@ -45,8 +45,11 @@ fn transcript(command: &[&str], url: &str) -> String {
         .output()
         .expect("run timeout");
     let (stdout, stderr) = (String::from_utf8_lossy(&out.stdout), String::from_utf8_lossy(&out.stderr));
-    assert!(out.status.success(), "{command:?} at {url}, {}\n{stderr}\n{stdout}", out.status);
-    stdout.into_owned()
+    if out.status.success() {
+        Ok(stdout.into_owned())
+    } else {
+        Err(format!("{command:?} at {url}: {}\n{stderr}\n{stdout}", out.status))
+    }
 }
 
 /// The most backends and clients seen while `work` ran.
@@ -98,13 +101,14 @@ fn differences(direct: &str, pooled: &str) -> Vec<String> {
 fn compare(command: &[&str], change: impl FnOnce(bouncer::Setup) -> bouncer::Setup) {
     let pg = Postgres::shared();
     let database = pg.create_database();
-    let direct = transcript(command, &format!("postgresql://app@127.0.0.1:{}/{database}", pg.port));
+    let direct = transcript(command, &format!("postgresql://app@127.0.0.1:{}/{database}", pg.port))
+        .unwrap_or_else(|e| panic!("{e}"));
     assert!(!direct.contains("UNEXPECTED"), "{command:?} is wrong, or the driver is:\n{direct}");
     assert!(direct.contains("== client 19\n# "), "20 clients and what they did: {direct}");
     let bouncer = Bouncer::start(pg, |setup| change(setup.set("default_pool_size", SERVERS)));
     let url = format!("postgresql://app@127.0.0.1:{}/app", bouncer.port);
     let (pooled, servers, clients) = watched(&bouncer, pg, || transcript(command, &url));
-    let differences = differences(&direct, &pooled);
+    let differences = differences(&direct, &pooled.unwrap_or_else(|e| panic!("{e}")));
     assert!(differences.is_empty(), "{command:?}: {} parts differ\n{}", differences.len(), differences.concat());
     assert_eq!(servers, SERVERS, "servers in use");
     assert!(clients >= CLIENTS, "{clients} clients at once");
