@@ -19,7 +19,7 @@ const CLIENTS: u64 = 20;
 const SERVERS: u64 = 4;
 
 /// After so long a program hangs.
-const PROGRAM_SECONDS_MAX: &str = "90";
+const PROGRAM_SECONDS_MAX: &str = "150";
 
 fn program(path: &str) -> String {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/drivers").join(path);

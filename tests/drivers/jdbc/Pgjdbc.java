@@ -33,7 +33,7 @@ public final class Pgjdbc {
     static final int CLIENTS = 20;
     static final int SERVERS = 4;
     static final int MEGABYTE = 1 << 20;
-    static final int PATIENCE_MS = 20_000;
+    static final int PATIENCE_MS = 60_000;
 
     /** Only one client sleeps at a time: who looks whether it does needs a server too. */
     static final Object SLEEPING = new Object();

@@ -7,7 +7,7 @@ const { setTimeout: pause } = require('node:timers/promises')
 
 const CLIENTS = 20
 const SERVERS = 4
-const SCENARIO_MS_MAX = 20_000
+const SCENARIO_MS_MAX = 60_000
 const MEGABYTE = 1 << 20
 const ASLEEP =
   "select count(*)::int as n from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()"

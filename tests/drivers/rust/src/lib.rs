@@ -11,7 +11,7 @@ use tokio::sync::{Barrier, Mutex};
 
 pub const CLIENTS: usize = 20;
 pub const SERVERS: usize = 4;
-pub const SCENARIO_MAX: Duration = Duration::from_secs(20);
+pub const SCENARIO_MAX: Duration = Duration::from_secs(60);
 pub const MEGABYTE: usize = 1 << 20;
 pub const ASLEEP: &str =
     "select count(*) from pg_stat_activity where wait_event = 'PgSleep' and datname = current_database()";
