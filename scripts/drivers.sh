@@ -27,7 +27,7 @@ node_drivers() {
 
 java_drivers() {
     rm -rf "$to/jdbc"
-    javac -d "$to/jdbc" -cp /usr/share/java/postgresql.jar "$from/jdbc/Pgjdbc.java"
+    javac -encoding UTF-8 -d "$to/jdbc" -cp /usr/share/java/postgresql.jar "$from/jdbc/Pgjdbc.java"
 }
 
 rust_drivers() {
@@ -45,7 +45,7 @@ install() {
     # In a shell of its own, in which a failed command ends it all.
     if ! (bash -euo pipefail -c "$(declare -f "${language}_drivers"); from=$from to=$to; ${language}_drivers") >"$log" 2>&1; then
         tail -n 30 "$log" >&2
-        die "could not install the $language drivers: is the package registry of $language in reach? (all of it: $log)"
+        die "could not install the $language drivers, see above and $log: is their package registry out of reach?"
     fi
     cat "$@" >"$kept"
 }
