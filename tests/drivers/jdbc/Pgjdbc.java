@@ -253,7 +253,12 @@ public final class Pgjdbc {
         }
         try (Statement statement = connection.createStatement()) {
             statement.setQueryTimeout(1);
-            if (number == 0) refused(() -> statement.execute("select pg_sleep(60)"));
+            if (number == 0) {
+                // Nobody else may take it for the one to be cancelled.
+                synchronized (SLEEPING) {
+                    refused(() -> statement.execute("select pg_sleep(60)"));
+                }
+            }
             saw(rows(statement.executeQuery("select 'in time'")));
         }
     }
