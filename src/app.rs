@@ -204,10 +204,12 @@ impl App {
                 log_at!(Log, "got SIGUSR1, pausing all activity");
                 self.pools.pause(None);
             }
-            _ => {
+            _ if is_ending => log_at!(Log, "got SIGUSR2 while shutting down, ignoring"),
+            _ if self.pools.is_paused() => {
                 log_at!(Log, "got SIGUSR2, continuing from PAUSE");
                 self.pools.resume(None);
             }
+            _ => log_at!(Log, "got SIGUSR2, but not paused/suspended"),
         }
         None
     }

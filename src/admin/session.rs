@@ -22,6 +22,7 @@ use crate::client::{ClientSlot, ConsoleAccess, ConsoleClient};
 use crate::log::{self, Level};
 use crate::net::clock;
 use crate::net::stream::Stream;
+use crate::pool::Permit;
 use crate::registry::ClientInfo;
 
 /// What a PgBouncer of the version that we take the place of tells a client of its console.
@@ -93,11 +94,12 @@ pub(super) struct Session {
     stream: Stream,
     inbox: Inbox,
     _slot: ClientSlot,
+    _permits: [Permit; 2],
 }
 
 impl Session {
     pub(super) fn new(console: Arc<Console>, client: ConsoleClient) -> io::Result<Session> {
-        let ConsoleClient { socket, id, ends, user, access, application_name, mut slot, connect_us } = client;
+        let ConsoleClient { socket, id, ends, user, access, application_name, mut slot, permits, connect_us } = client;
         let stream = socket.attach()?;
         let registry = &console.pools.registry;
         let peer_id = console.pools.config().settings.peer_id;
@@ -108,7 +110,7 @@ impl Session {
         info.set_application_name(application_name.as_ref());
         slot.logged_in();
         console.stats.count_console_login();
-        Ok(Session { console, info, access, stream, inbox: Inbox::default(), _slot: slot })
+        Ok(Session { console, info, access, stream, inbox: Inbox::default(), _slot: slot, _permits: permits })
     }
 
     pub(super) async fn serve(mut self) {

@@ -20,8 +20,9 @@ use crate::auth::{self, AuthError, Granted, Reason};
 use crate::log::{self, Level, Topic};
 use crate::net::clock;
 use crate::net::stream::Stream;
+use crate::pool::Permit;
 use crate::pools::entries::{Database, User};
-use crate::pools::{Membership, Walsender};
+use crate::pools::{Membership, Pools, Walsender};
 use crate::registry::{ClientInfo, Ends};
 use crate::relay::{Names, Requests};
 use crate::server::connect::ServerSecret;
@@ -116,12 +117,12 @@ pub(super) async fn log_in(
         }
     };
     match admitted.place {
-        Place::Console(access) => {
+        Place::Console(access, permits) => {
             let socket = stream.detach().ok()?;
             let Who { ends, user, .. } = who;
             let application_name = admitted.asked.get(APPLICATION_NAME).cloned();
-            let client =
-                ConsoleClient { id, socket, ends, user: user.into(), access, application_name, slot, connect_us };
+            let user = user.into();
+            let client = ConsoleClient { id, socket, ends, user, access, application_name, slot, permits, connect_us };
             // The console is gone only when the process goes.
             let _ = clients.console.send(client);
             None
@@ -158,13 +159,13 @@ struct Admitted {
 }
 
 enum Place {
-    Console(ConsoleAccess),
+    Console(ConsoleAccess, [Permit; 2]),
     Pool(PoolPlace),
 }
 
 struct PoolPlace {
     member: Membership,
-    permits: [crate::pool::Permit; 2],
+    permits: [Permit; 2],
     user: Arc<User>,
     database: Arc<Database>,
     protocol: ProtocolVersion,
@@ -211,7 +212,8 @@ async fn identify(
     let asked = with_host(config, &startup, &who.ends);
     if startup.database == CONSOLE_DATABASE {
         let access = console_access(clients, config, stream, &startup).await?;
-        return Ok(Admitted { asked, place: Place::Console(access) });
+        let permits = console_permits(pools, config, &startup.user, access)?;
+        return Ok(Admitted { asked, place: Place::Console(access, permits) });
     }
     if pools.shutdown().is_some() {
         return Err(ClientError::ShuttingDown.into());
@@ -304,6 +306,19 @@ async fn console_access(
     } else {
         Err(ClientError::ConsoleNotAllowed.into())
     }
+}
+
+/// Limits are for others than those who would have to look into them.
+fn console_permits(
+    pools: &Pools,
+    config: &Config,
+    user: &str,
+    access: ConsoleAccess,
+) -> Result<[Permit; 2], ClientError> {
+    let limit = |max| if access == ConsoleAccess::Admin { 0 } else { max };
+    let first = pools.console_clients.try_take(limit(config.settings.max_db_client_connections));
+    let second = pools.user(user).clients.try_take(limit(config.max_user_client_connections(user)));
+    Ok([first.ok_or(ClientError::TooManyDatabaseClients)?, second.ok_or(ClientError::TooManyUserClients)?])
 }
 
 /// Makes the session.

@@ -23,6 +23,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use crate::auth::AuthContext;
 use crate::net::clock;
 use crate::net::stream::{Detached, Stream};
+use crate::pool::Permit;
 use crate::pools::Pools;
 use crate::registry::{Ends, Registry};
 use crate::worker::{Placed, Worker};
@@ -53,6 +54,8 @@ pub(crate) struct ConsoleClient {
     pub(crate) access: ConsoleAccess,
     pub(crate) application_name: Option<Arc<str>>,
     pub(crate) slot: ClientSlot,
+    /// Its units of `max_db_client_connections` and `max_user_client_connections`.
+    pub(crate) permits: [Permit; 2],
     pub(crate) connect_us: u64,
 }
 

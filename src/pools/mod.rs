@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 
 use crate::control::Shutdown;
 use crate::log::log_at;
+use crate::pool::Quota;
 use crate::registry::Registry;
 use crate::server::connect::Connector;
 use crate::server::parameters::Tracked;
@@ -45,6 +46,8 @@ pub(crate) struct Pools {
     pub(crate) peers: Peers,
     /// The runtime beside the data path.
     pub(crate) control: Handle,
+    /// Clients of the console, against `max_db_client_connections`.
+    pub(crate) console_clients: Arc<Quota>,
     /// How many workers there are at the most.
     pub(crate) workers: usize,
     /// Some pool may be waiting for a place under a limit that it shares with others.
@@ -91,6 +94,7 @@ impl Pools {
             ledger: Ledger::default(),
             peers: Peers::default(),
             control,
+            console_clients: Arc::default(),
             workers,
             starving: Arc::default(),
             paused: AtomicBool::new(false),

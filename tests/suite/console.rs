@@ -602,3 +602,18 @@ mod beyond_pgbouncer {
         }
     }
 }
+
+#[test]
+fn signal_to_resume_is_ignored_while_shutting_down() {
+    let bouncer = Bouncer::start(Postgres::shared(), |setup| setup);
+    let _client = bouncer.client();
+    bouncer.signal("USR2");
+    bouncer.wait_log("got SIGUSR2, but not paused/suspended");
+    bouncer.signal("USR1");
+    bouncer.wait_log("got SIGUSR1, pausing all activity");
+    bouncer.signal("USR2");
+    bouncer.wait_log("got SIGUSR2, continuing from PAUSE");
+    bouncer.admin().run("SHUTDOWN WAIT_FOR_CLIENTS");
+    bouncer.signal("USR2");
+    bouncer.wait_log("got SIGUSR2 while shutting down, ignoring");
+}

@@ -149,3 +149,14 @@ fn max_user_connections_counts_over_all_databases() {
     // Other users are not concerned.
     bouncer.client_of("other", "app").run("select 3");
 }
+
+#[test]
+fn limits_on_clients_hold_at_the_console_but_not_for_admins() {
+    let bouncer = Bouncer::start(Postgres::shared(), |setup| setup.set("max_user_client_connections", 1));
+    let watcher = bouncer.client_of("watcher", "pgbouncer");
+    let error = bouncer.refusal("watcher", "pgbouncer", "");
+    assert_error(&error, "client connections exceeded (max_user_client_connections)", "53300");
+    let _admins = [bouncer.admin(), bouncer.admin()];
+    drop(watcher);
+    wait_until("the place is free", PATIENCE, || bouncer.try_client("watcher", "pgbouncer", "").is_ok());
+}

@@ -1,9 +1,5 @@
 //! SHOW CLIENTS
 
-use std::sync::Arc;
-
-use pgweir_config::CONSOLE_DATABASE;
-
 use super::sockets::Socket;
 use crate::admin::columns::SOCKETS;
 use crate::admin::table::Table;
@@ -21,13 +17,6 @@ pub(super) fn show(pools: &Pools) -> Table {
     let rows = listed.map(|(client, state)| socket(client, state, now_us).row(listen_port));
     let cancels = pools.registry.cancels();
     Table::with(SOCKETS, rows.chain(cancels.iter().map(|cancel| canceling(cancel).row(listen_port))))
-}
-
-/// The clients of the console.
-pub(super) fn of_console(pools: &Pools) -> Vec<Arc<ClientInfo>> {
-    let mut clients = pools.registry.clients();
-    clients.retain(|client| &*client.database == CONSOLE_DATABASE);
-    clients
 }
 
 fn is_waiting(client: &ClientInfo) -> bool {

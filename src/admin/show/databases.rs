@@ -5,7 +5,6 @@ use std::sync::Arc;
 
 use pgweir_config::{CONSOLE_DATABASE, Config, Database as Entry, Named, PoolMode};
 
-use super::clients::of_console;
 use crate::admin::columns::DATABASES;
 use crate::admin::table::{Cell, Table, row};
 use crate::pools::Pools;
@@ -17,7 +16,7 @@ pub(super) fn show(pools: &Pools) -> Table {
     for database in pools.databases() {
         rows.insert(Arc::clone(&database.name), database_row(&config, &database));
     }
-    rows.insert(CONSOLE_DATABASE.into(), console_row(&config, of_console(pools).len()));
+    rows.insert(CONSOLE_DATABASE.into(), console_row(&config, pools.console_clients.used() as usize));
     Table::with(DATABASES, rows.into_values())
 }
 

@@ -6,7 +6,6 @@ use std::sync::Arc;
 use pgweir_config::{CONSOLE_DATABASE, Named, PoolMode};
 
 use super::cancels::CancelCounts;
-use super::clients::of_console;
 use super::databases::load_balance_hosts;
 use crate::admin::columns::POOLS;
 use crate::admin::table::{Cell, Table, row};
@@ -27,7 +26,7 @@ pub(super) fn show(pools: &Pools) -> Table {
         rows.insert(key, pool_row(&pool, cancels, now_us));
     }
     let console: Arc<str> = CONSOLE_DATABASE.into();
-    rows.insert((Arc::clone(&console), console), console_row(of_console(pools).len()));
+    rows.insert((Arc::clone(&console), console), console_row(pools.console_clients.used() as usize));
     Table::with(POOLS, rows.into_values())
 }
 

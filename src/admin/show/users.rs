@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 
 use pgweir_config::{CONSOLE_DATABASE, Config, Named};
 
-use super::clients::of_console;
 use crate::admin::columns::USERS;
 use crate::admin::table::{Cell, Table, row};
 use crate::pools::Pools;
@@ -36,9 +35,6 @@ fn connections(pools: &Pools, config: &Config) -> BTreeMap<String, Connections> 
     for user in pools.users() {
         let used = Connections { servers: user.servers.used(), clients: user.clients.used() };
         all.insert(user.name.to_string(), used);
-    }
-    for client in of_console(pools) {
-        all.entry(client.user.to_string()).or_default().clients += 1;
     }
     all
 }
