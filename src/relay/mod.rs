@@ -5,6 +5,7 @@
 //!
 //! Prepared statements: `statement` holds each text once, `names` what a client calls it,
 //! `prepared` which of them a server has; `tracking` rewrites the messages between the two.
+//! `session_use` sees what a text does that needs a session.
 
 mod statement;
 mod names;
@@ -19,11 +20,13 @@ mod sql;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 
+use pgweir_proto::frame::BadLength;
+
 pub(crate) use names::Names;
 pub(crate) use outstanding::{Books, Outstanding, Request};
 pub(crate) use prepared::Prepared;
 pub(crate) use replies::{Edit, Event, Replies, ReplyFault};
-pub(crate) use requests::{First, RequestFault, RequestLimits, Requests, Stop};
+pub(crate) use requests::{First, RequestLimits, Requests, Stop};
 pub(crate) use session_use::SessionUse;
 pub(crate) use statement::{Dialect, in_memory};
 pub(crate) use tracking::{Parses, Tracking, TrackingSettings};
@@ -31,3 +34,20 @@ pub(crate) use tracking::{Parses, Tracking, TrackingSettings};
 /// A message up to this size is forwarded whole, so that a client that sends only the head of
 /// one holds no server; a longer one is streamed once so much of it has come.
 pub(crate) const WHOLE_MESSAGE_MAX: usize = 16 * 1024;
+
+/// Why a client must go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum RequestFault {
+    /// Length impossible, or above `max_packet_size`.
+    BadHeader(BadLength),
+    UnknownMessage(u8),
+    PqexecDisallowed,
+    /// A message without its layout: the name of its kind.
+    Broken(&'static str),
+    StatementNameTooLong,
+    /// Above `max_client_prepared_size`.
+    StatementsTooLarge,
+    /// After a failed COPY with Syncs in it nobody can tell which reply will be whose, and now
+    /// it matters.
+    OutOfStep,
+}

@@ -6,7 +6,7 @@ use pgweir_proto::frontend as tag;
 use super::outstanding::{Kind, Step};
 use super::session_use::{self, SessionUse};
 use super::tracking::{Deallocate, Rewritten, Tracking, TrackingSettings};
-use super::{Outstanding, Request, WHOLE_MESSAGE_MAX};
+use super::{Outstanding, Request, RequestFault, WHOLE_MESSAGE_MAX};
 
 /// Settings that decide whether a message is let through.
 #[derive(Debug, Clone, Copy)]
@@ -18,23 +18,6 @@ pub(crate) struct RequestLimits {
     pub(crate) tracking: TrackingSettings,
     /// `track_session_use`, and the client's pool does not give it a session.
     pub(crate) track_session_use: bool,
-}
-
-/// Why a client must go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RequestFault {
-    /// Length impossible, or above `max_packet_size`.
-    BadHeader(BadLength),
-    UnknownMessage(u8),
-    PqexecDisallowed,
-    /// A message without its layout: the name of its kind.
-    Broken(&'static str),
-    StatementNameTooLong,
-    /// Above `max_client_prepared_size`.
-    StatementsTooLarge,
-    /// After a failed COPY with Syncs in it nobody can tell which reply will be whose, and now
-    /// it matters.
-    OutOfStep,
 }
 
 /// Where a scan ended.

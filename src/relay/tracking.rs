@@ -6,10 +6,10 @@ use std::sync::Arc;
 use pgweir_proto::frame::{HEADER_LEN, Header};
 use pgweir_proto::frontend as tag;
 
+use super::RequestFault;
 use super::names::{Names, Unnamed};
 use super::outstanding::{Asker, Kind, Outstanding, Request, Step};
 use super::prepared::{Known, Prepared};
-use super::requests::RequestFault;
 use super::statement::{self, Dialect, Statement};
 
 /// Names of portal and statement in one message, together with their NULs.
