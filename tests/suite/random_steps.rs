@@ -38,7 +38,16 @@ fn create_tables(pg: &Postgres, database: &str) {
     direct.run("create table ledger (owner text, mark text); create index on ledger (owner)");
     direct.run("create table accounts (account int primary key, balance bigint)");
     direct.run(&format!("insert into accounts select i, 1000 from generate_series(0, {}) i", ACCOUNTS - 1));
-    direct.run("grant all on ledger, accounts to app");
+    // Who has moved what, for whoever has to find out why the sum is not what it was.
+    direct.run("create table moves (xid bigint, amount bigint, who text, sql text, at timestamptz)");
+    direct.run(
+        "create function note_move() returns trigger language plpgsql as $$ begin \
+         insert into moves values (txid_current(), new.balance - old.balance, \
+         current_setting('application_name') || ' ' || pg_backend_pid(), current_query(), clock_timestamp()); \
+         return new; end $$",
+    );
+    direct.run("create trigger noted after update on accounts for each row execute function note_move()");
+    direct.run("grant all on ledger, accounts, moves to app");
 }
 
 fn world(pg: &Postgres, options: Options, server_database: &str) -> World {
@@ -109,6 +118,8 @@ fn check_server(pg: &Postgres, database: &str) {
     let mut direct = pg.direct(database);
     let open = format!("select 1 from pg_stat_activity where datname = '{database}' and state like 'idle in%'");
     wait_until("no transaction is left open", PATIENCE, || pg.sql(&open).is_empty());
+    let halves = "select * from moves where xid in (select xid from moves group by xid having sum(amount) <> 0)";
+    assert_eq!(direct.query(halves), Ok(Vec::new()), "half a transfer");
     assert_eq!(direct.one("select sum(balance) from accounts"), (1000 * ACCOUNTS).to_string());
 }
 
