@@ -300,8 +300,8 @@ impl Session {
         Ok(())
     }
 
-    /// A waiting client that goes away must not keep its place; one that sends more is read
-    /// when it has a server, so that what waits is bounded.
+    /// A waiting client that goes away must not keep its place or its server; one that sends more
+    /// is read when it is its turn, so that what waits is bounded.
     pub(super) fn poll_client_gone(&mut self, cx: &mut Context<'_>) -> Result<(), End> {
         if self.partial.len() >= COPY_MAX {
             return Ok(());
@@ -400,7 +400,7 @@ impl Session {
             (n, stop)
         };
         let Tracking { parses, taken, .. } = tracking;
-        if outstanding.is_full() {
+        if outstanding.is_full() && self.requests.is_between_messages() {
             // What the server holds back until it is asked may be all that the rest waits for.
             send(FLUSH);
         }

@@ -221,15 +221,16 @@ impl Outstanding {
         self.doubtful
     }
 
-    /// So much is under way that the client has to wait.
+    /// So much is under way that the client has to wait. Not for what the server skips: it says
+    /// nothing more before it gets the Sync.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.queue.len() >= REQUESTS_MAX
+        self.queue.len() >= REQUESTS_MAX && !self.is_skipping()
     }
 
     /// Enough was answered for the client to go on after `is_full`.
     pub(crate) fn has_room(&self) -> bool {
-        self.queue.len() <= REQUESTS_MAX / 2
+        self.queue.len() <= REQUESTS_MAX / 2 || self.is_skipping()
     }
 
     /// The group that is being sent: what stands between two Syncs.

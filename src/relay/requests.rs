@@ -93,6 +93,11 @@ impl Requests {
         self.body_left == 0 && self.collected.is_empty()
     }
 
+    /// The last byte that was dealt with was the last of a message.
+    pub(crate) fn is_between_messages(&self) -> bool {
+        self.body_left == 0
+    }
+
     /// Looks at what a client without a server has sent. `buf` begins at a message.
     pub(crate) fn first(&mut self, buf: &[u8], limits: RequestLimits) -> First {
         if self.discard_left > 0 {

@@ -160,6 +160,45 @@ fn error_in_parse_then_many_skipped_messages() {
     assert_eq!(got[0].error().code, "42601");
 }
 
+/// More requests than the pooler lets be under way at once.
+const MANY: usize = 20_000;
+
+#[test]
+fn long_pipeline_that_fails_late_is_skipped_to_its_sync() {
+    for mode in ["transaction", "session"] {
+        let bouncer = Bouncer::start(Postgres::shared(), |setup| setup.set("pool_mode", mode));
+        let mut client = bouncer.client();
+        let fails = "select 1 / (random() * 0)::int from pg_sleep(0.3)";
+        let rest = msg::unsynced("select 1", &[]).repeat(MANY / 3);
+        client.send_and_take_in(&[msg::unsynced(fails, &[]), rest, msg::sync()].concat()).expect("send");
+        client.expect("12EZ");
+        assert_eq!(client.one("select 'on'"), "on");
+    }
+}
+
+#[test]
+fn long_message_at_the_end_of_a_long_pipeline_is_whole() {
+    let bouncer = start();
+    let mut client = bouncer.client();
+    let long = "x".repeat(100_000);
+    client.send(&msg::unsynced("select pg_sleep(0.3)", &[]));
+    // Whichever of these makes it too many, it comes in pieces.
+    let pair = [msg::describe(b'P', ""), msg::bind("s", &[&long])].concat();
+    client.send(&[msg::parse("s", "select length($1)"), msg::bind("s", &["x"])].concat());
+    client.send(&msg::describe(b'P', "").repeat(16_384 - 3 - 2 - 10));
+    client.send_and_take_in(&[pair.repeat(10), msg::execute(0), msg::sync()].concat()).expect("send");
+    let mut rows = Vec::new();
+    loop {
+        let message = client.recv();
+        match message.tag {
+            b'D' => rows.push(message.row()),
+            b'Z' => break,
+            tag => assert!(b"12TC".contains(&tag), "{}", tag as char),
+        }
+    }
+    assert_eq!(rows[1..], [[Some("100000".into())]]);
+}
+
 #[test]
 fn query_inside_an_unsynced_pipeline_ends_it() {
     let bouncer = start();
