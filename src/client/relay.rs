@@ -110,6 +110,7 @@ impl Session {
     #[inline]
     fn poll_client(&mut self, cx: &mut Context<'_>) -> Result<Progress, End> {
         if self.is_held {
+            self.poll_client_gone(cx)?;
             return Ok(Progress::Pending);
         }
         let worker = Rc::clone(&self.worker);

@@ -303,7 +303,9 @@ impl Tracking<'_> {
             return Ok(Target::Own);
         };
         let mut known = self.prepared.look(&statement, self.owed.group());
-        if known == Known::Absent && statement.dialect != self.dialect {
+        // The server would give it the meaning that it has under these settings.
+        let is_anew = matches!(known, Known::Doubtful | Known::Absent) && !statement.is_retired();
+        if is_anew && statement.dialect != self.dialect {
             statement = statement::intern(statement.body(), self.dialect);
             self.names.replace(name, Arc::clone(&statement));
             known = self.prepared.look(&statement, self.owed.group());

@@ -394,6 +394,32 @@ mod beyond_pgbouncer {
     }
 
     #[test]
+    fn text_prepared_anew_has_the_meaning_that_its_users_agree_on() {
+        let bouncer = start(|setup| setup.set("default_pool_size", 1));
+        let (mut client, mut other) = (bouncer.client(), bouncer.client());
+        let sql = "select extract(month from '1/2/2003'::date)::text";
+        prepare(&mut client, "s", sql);
+        client.run("set datestyle = 'ISO, DMY'");
+        // Now the pooler does not know what is left on the server.
+        client.fails("deallocate none");
+        value(&mut client, "s", &[]);
+        prepare(&mut other, "s", sql);
+        assert_eq!(value(&mut other, "s", &[]), "1");
+    }
+
+    #[test]
+    fn client_that_goes_while_its_request_has_to_wait_leaves_the_server_to_others() {
+        let bouncer = start(|setup| setup.set("default_pool_size", 1));
+        let mut client = bouncer.client();
+        let named = [msg::parse("s", "select 1"), msg::bind("s", &[]), msg::execute(0)].concat();
+        client.send(&[msg::unsynced("select pg_sleep(1000)", &[]), named, msg::sync()].concat());
+        client.send(&[msg::bind("s", &[]), msg::sync()].concat());
+        client.wait_taken();
+        drop(client);
+        assert_eq!(bouncer.client().one("select 'free'"), "free");
+    }
+
+    #[test]
     fn too_much_is_refused() {
         let bouncer = start(|setup| setup.set("max_client_prepared_size", 100_000));
         let mut client = bouncer.client();
