@@ -26,6 +26,8 @@ const PACKET_LEN_MIN: usize = 8;
 const SSL_REQUEST_CODE: u32 = 80_877_103;
 /// GSSENCRequest's place of the protocol version: 1234.5680.
 const GSSENC_REQUEST_CODE: u32 = 80_877_104;
+/// The major version.
+const VERSION_3: u32 = 3 << 16;
 /// Names with this prefix are protocol extensions, not settings.
 const EXTENSION_PREFIX: &[u8] = b"_pq_.";
 
@@ -42,12 +44,20 @@ pub enum ProtocolVersion {
 }
 
 impl ProtocolVersion {
+    pub const LATEST: ProtocolVersion = ProtocolVersion::V3_2;
+
     /// Major and minor, 16 bits each.
     pub fn number(self) -> u32 {
         match self {
-            ProtocolVersion::V3_0 => 0x0003_0000,
-            ProtocolVersion::V3_2 => 0x0003_0002,
+            ProtocolVersion::V3_0 => VERSION_3,
+            ProtocolVersion::V3_2 => VERSION_3 | 2,
         }
+    }
+
+    /// Whether this is what a NegotiateProtocolVersion with this number offers. Servers have sent
+    /// the minor number only, or both in one.
+    fn is_offered_as(self, number: u32) -> bool {
+        number == self.number() || number == self.number() & 0xffff
     }
 
     /// The newest version not above the one asked for. 3.1 never existed.
@@ -192,15 +202,44 @@ impl StartupPacket {
     /// Appends NegotiateProtocolVersion where the client asked for a version or an extension
     /// that we do not have; otherwise nothing. It goes in front of all authentication.
     ///
+    /// As PostgreSQL 18 does, that leaves a client of 3.1, which never existed, in its belief.
+    ///
     /// Body: `u32` version offered, major and minor; `u32` count; names of the extensions
     /// not recognized, NUL-terminated.
     pub fn negotiate_protocol_version(&self, out: &mut Vec<u8>) {
-        let version = self.protocol.number();
-        if self.requested_minor == version & 0xffff && self.extensions.is_empty() {
+        let asked = VERSION_3 | self.requested_minor;
+        let offered = asked.min(ProtocolVersion::LATEST.number());
+        if asked == offered && self.extensions.is_empty() {
             return;
         }
         let extensions = self.extensions.clone();
-        encode::message(out, &NegotiateProtocolVersion::new(version as i32, extensions));
+        encode::message(out, &NegotiateProtocolVersion::new(offered as i32, extensions));
+    }
+}
+
+/// A server's answer to a StartupMessage of a version that it does not have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Negotiation {
+    /// This is what the session speaks.
+    Accepted(ProtocolVersion),
+    /// Major and minor of a version that there is not, or that is newer than the one asked for.
+    Unknown { major: u32, minor: u32 },
+}
+
+impl Negotiation {
+    /// Reads the body of the NegotiateProtocolVersion that answers `asked` without extensions.
+    /// `None` if that is not its layout, or it tells of extensions.
+    pub fn parse(body: &[u8], asked: ProtocolVersion) -> Option<Negotiation> {
+        let mut reader = Reader::new(body);
+        let (number, extensions) = (reader.u32()?, reader.u32()?);
+        if extensions > 0 || !reader.is_empty() {
+            return None;
+        }
+        let mut known = [ProtocolVersion::V3_0, ProtocolVersion::V3_2].into_iter().filter(|version| *version <= asked);
+        Some(match known.find(|version| version.is_offered_as(number)) {
+            Some(version) => Negotiation::Accepted(version),
+            None => Negotiation::Unknown { major: number >> 16, minor: number & 0xffff },
+        })
     }
 }
 
@@ -304,11 +343,33 @@ mod tests {
     fn negotiates_only_when_it_must() {
         assert_eq!(negotiation(0, b"user\0u\0\0"), b"");
         assert_eq!(negotiation(2, b"user\0u\0\0"), b"");
-        assert_eq!(negotiation(1, b"user\0u\0\0"), b"v\0\0\0\x0c\0\x03\0\0\0\0\0\0");
+        assert_eq!(negotiation(1, b"user\0u\0\0"), b"");
+        assert_eq!(negotiation(1, b"user\0u\0_pq_.x\0on\0\0"), b"v\0\0\0\x13\0\x03\0\x01\0\0\0\x01_pq_.x\0");
+        assert_eq!(negotiation(3, b"user\0u\0\0"), b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0");
         assert_eq!(negotiation(9999, b"user\0u\0\0"), b"v\0\0\0\x0c\0\x03\0\x02\0\0\0\0");
         assert_eq!(negotiation(0, b"user\0u\0_pq_.x\0on\0\0"), b"v\0\0\0\x13\0\x03\0\0\0\0\0\x01_pq_.x\0");
         assert_eq!(parse_v3(9999, b"user\0u\0\0").unwrap().protocol, ProtocolVersion::V3_2);
         assert!(parse_v3(0, b"user\0u\0_pq_.x\0on\0\0").unwrap().get("_pq_.x").is_none());
+    }
+
+    #[test]
+    fn a_server_offers_what_we_know_and_have_asked_for() {
+        use ProtocolVersion::{V3_0, V3_2};
+        let answer = |number: u32, asked| Negotiation::parse(&[number.to_be_bytes(), [0; 4]].concat(), asked);
+        for (number, version) in [(0, V3_0), (0x0003_0000, V3_0), (2, V3_2), (0x0003_0002, V3_2)] {
+            assert_eq!(answer(number, V3_2), Some(Negotiation::Accepted(version)));
+        }
+        assert_eq!(answer(0, V3_0), Some(Negotiation::Accepted(V3_0)));
+        let unknown = |major, minor| Some(Negotiation::Unknown { major, minor });
+        assert_eq!(answer(0x0003_0002, V3_0), unknown(3, 2));
+        assert_eq!(answer(0x0003_0001, V3_2), unknown(3, 1));
+        assert_eq!(answer(0x0003_0003, V3_2), unknown(3, 3));
+        assert_eq!(answer(0x0002_0000, V3_2), unknown(2, 0));
+        assert_eq!(answer(u32::MAX, V3_2), unknown(0xffff, 0xffff));
+        let bodies = [&b""[..], b"\0\x03\0", b"\0\x03\0\0", b"\0\x03\0\0\0\0\0", b"\0\x03\0\0\0\0\0\0\0"];
+        for body in bodies.into_iter().chain([&b"\0\x03\0\0\0\0\0\x01_pq_.x\0"[..], b"\0\x03\0\0\xff\xff\xff\xff"]) {
+            assert_eq!(Negotiation::parse(body, V3_2), None, "{body:?}");
+        }
     }
 
     #[test]
