@@ -43,7 +43,7 @@ impl std::fmt::Display for Ends {
 }
 
 /// Where a server listens, as connected to.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub(crate) enum Address {
     Tcp(SocketAddr),
     /// Path of the socket; `@` in front means the abstract namespace.

@@ -35,7 +35,10 @@ pub use kind::CONSOLE_DATABASE;
 pub use problem::{Problem, Problems};
 pub use secret::{MASK, Secret};
 pub use settings::{SetError, Settings, ShowRow};
-pub use units::{AuthType, HostAddr, List, LoadBalanceHosts, Named, PoolMode, SslMode, SyslogFacility, Workers};
+pub use units::{
+    AuthType, HostAddr, List, LoadBalanceHosts, Named, PoolMode, ServerMaxProtocolVersion, SslMode, SyslogFacility,
+    Workers,
+};
 pub use userlist::{SCRAM_KEY_LEN, ScramSecret, UserSecret, Userlist};
 
 /// Where the configuration comes from; kept, so that a RELOAD reads the same again.

@@ -9,7 +9,7 @@ use crate::kind::{
 use crate::problem::nearest;
 use crate::table::Status::{Acts, ActsExcept, Later, LaterExcept, NoEffect};
 use crate::table::{Change, Row, Status, section};
-use crate::units::{AuthType, PoolMode, SslMode, SyslogFacility};
+use crate::units::{AuthType, PoolMode, ServerMaxProtocolVersion, SslMode, SyslogFacility};
 
 /// TLS modes that promise encryption.
 const TLS_REQUIRED: &[&str] = &["require", "verify-ca", "verify-full"];
@@ -228,6 +228,8 @@ section! {
             "Bytes of prepared statements, names and texts, that one client may have.", ours;
         track_session_use: Switch, Some("1"), Reload, Acts,
             "In transaction and statement pooling, count what needs a session (temporary tables, session locks, LISTEN, ...; see `SHOW SESSION_USE`), and warn in the log once per client and kind.", ours;
+        server_max_protocol_version: OneOf<ServerMaxProtocolVersion>, Some("3.0"), Reload, Acts,
+            "Newest version of the protocol that servers are asked for. 3.2 has longer cancel keys, which PostgreSQL 18 gives out; older servers negotiate 3.0, and one that fails when asked for 3.2 is asked for 3.0 instead, for ten minutes.", ours;
     ]
 }
 

@@ -92,6 +92,15 @@ named! {
 }
 
 named! {
+    /// The newest version of the protocol that servers are asked for.
+    ServerMaxProtocolVersion {
+        V3_0 = "3.0",
+        /// Longer cancel keys (PostgreSQL 18).
+        V3_2 = "3.2",
+    }
+}
+
+named! {
     /// Under which heading syslog files our lines.
     SyslogFacility {
         Auth = "auth",

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pgweir_config::{Database as Entry, UserSecret};
+use pgweir_config::{Database as Entry, ServerMaxProtocolVersion, UserSecret};
+use pgweir_proto::startup::ProtocolVersion;
 
 use super::failing::Failing;
 use super::{Pools, ServerPool};
@@ -188,6 +189,10 @@ impl Pools {
             connect_query: entry.connect_query.clone(),
             tcp: TcpOptions::for_servers(&config.settings),
             timeout: config.settings.server_connect_timeout,
+            protocol: match config.settings.server_max_protocol_version {
+                ServerMaxProtocolVersion::V3_0 => ProtocolVersion::V3_0,
+                ServerMaxProtocolVersion::V3_2 => ProtocolVersion::V3_2,
+            },
             replication: None,
         }
     }

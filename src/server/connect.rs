@@ -2,6 +2,7 @@
 
 mod dial;
 mod error;
+mod fallbacks;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -14,6 +15,7 @@ use pgweir_config::{HostAddr, LoadBalanceHosts, Settings};
 use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::frontend::TERMINATE_MESSAGE;
 use pgweir_proto::replication::Replication;
+use pgweir_proto::startup::ProtocolVersion;
 
 use super::hosts::Hosts;
 use super::login::{Credentials, Greeting, KeyCache, Login, LoginError, Wire};
@@ -30,7 +32,11 @@ use crate::registry::{Address, Ends, Registry, ServerInfo};
 use crate::relay::{Outstanding, Prepared, Replies};
 pub(crate) use dial::dial;
 pub(crate) use error::{ConnectError, Step};
+use fallbacks::{FALLBACK_TTL, Fallbacks};
 use turns::Turns;
+
+/// For so long, at most, a login of a newer protocol than 3.0 may take.
+const NEWER_LOGIN_MAX: Duration = Duration::from_secs(5);
 
 /// All that is needed to make one connection.
 #[derive(Debug)]
@@ -50,6 +56,8 @@ pub(crate) struct Target {
     pub(crate) tcp: TcpOptions,
     /// For everything from the host's name to the end of `connect_query`; zero is no limit.
     pub(crate) timeout: Duration,
+    /// The newest version to ask for.
+    pub(crate) protocol: ProtocolVersion,
     /// What `startup` asks for, if a walsender.
     pub(crate) replication: Option<Replication>,
 }
@@ -68,6 +76,7 @@ pub(crate) struct Connector {
     pub(crate) hosts: Arc<Hosts>,
     keys: KeyCache,
     turns: Turns,
+    fallbacks: Fallbacks,
 }
 
 impl Connector {
@@ -76,7 +85,14 @@ impl Connector {
     }
 
     fn with_hosts(registry: Arc<Registry>, tracked: Arc<Tracked>, hosts: Arc<Hosts>, settings: &Settings) -> Connector {
-        let connector = Connector { registry, tracked, hosts, keys: KeyCache::default(), turns: Turns::default() };
+        let connector = Connector {
+            registry,
+            tracked,
+            hosts,
+            keys: KeyCache::default(),
+            turns: Turns::default(),
+            fallbacks: Fallbacks::default(),
+        };
         connector.configure(settings);
         connector
     }
@@ -239,9 +255,32 @@ impl<'a> Attempt<'a> {
         Err(last)
     }
 
+    /// As `log_in_with`, in the protocol that the target wants or, where that seems to be the
+    /// trouble, in the oldest.
+    async fn log_in_at(&mut self, address: &Address, left: usize) -> Result<Session, ConnectError> {
+        let fallbacks = &self.connector.fallbacks;
+        let protocol = fallbacks.protocol(address, self.target.protocol, Instant::now());
+        let error = match self.log_in_with(protocol, address, left).await {
+            Err(error) if protocol > ProtocolVersion::V3_0 && error.may_be_about_protocol() => error,
+            done => return done,
+        };
+        self.log_given_up(&error, &"protocol 3.0");
+        let session = self.log_in_with(ProtocolVersion::V3_0, address, left).await?;
+        if fallbacks.note(address, Instant::now()) {
+            let minutes = FALLBACK_TTL.as_secs() / 60;
+            log_at!(Warning, "{} speaks protocol 3.0 only, asking for that for {minutes} minutes", self.prefix);
+        }
+        Ok(session)
+    }
+
     /// `left` is how many addresses are left to try, this one included: none may use up the time
     /// that the others need to connect.
-    async fn log_in_at(&mut self, address: &Address, left: usize) -> Result<Session, ConnectError> {
+    async fn log_in_with(
+        &mut self,
+        protocol: ProtocolVersion,
+        address: &Address,
+        left: usize,
+    ) -> Result<Session, ConnectError> {
         let (target, connector) = (self.target, self.connector);
         self.prefix.at = address.to_string();
         self.step = Step::Connecting(self.prefix.at.clone());
@@ -262,10 +301,27 @@ impl<'a> Attempt<'a> {
         let mut wire = Wire::new(stream);
         let Target { user, dbname, secret, startup, .. } = target;
         let credentials = Credentials { user, dbname, secret, startup };
-        let login =
-            Login { wire: &mut wire, credentials, keys: &connector.keys, prefix: &self.prefix, notices: Vec::new() };
-        let greeting = login.run().await.map_err(ConnectError::Login)?;
+        let login = Login {
+            wire: &mut wire,
+            credentials,
+            protocol,
+            keys: &connector.keys,
+            prefix: &self.prefix,
+            notices: Vec::new(),
+        };
+        let limit = self.login_limit(protocol);
+        let done = tokio::time::timeout(limit, login.run()).await;
+        let greeting = done.map_err(|_| ConnectError::Timeout(self.step.clone()))?.map_err(ConnectError::Login)?;
         Ok(Session { stream: wire.into_stream(), ends, address: address.clone(), greeting })
+    }
+
+    /// A login that can be tried once more, in the oldest protocol, leaves half of the time for that.
+    fn login_limit(&self, protocol: ProtocolVersion) -> Duration {
+        match (protocol, self.deadline) {
+            (ProtocolVersion::V3_0, _) => Duration::MAX,
+            (_, None) => NEWER_LOGIN_MAX,
+            (_, Some(deadline)) => NEWER_LOGIN_MAX.min(deadline.saturating_duration_since(Instant::now()) / 2),
+        }
     }
 
     fn server(&self, session: Session, permits: [Permit; 2]) -> Server {

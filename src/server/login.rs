@@ -18,7 +18,7 @@ use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::frame;
 use pgweir_proto::md5::Md5Secret;
 use pgweir_proto::scram::{ScramClient, ScramError, ScramKeys};
-use pgweir_proto::startup::{ProtocolVersion, startup_message};
+use pgweir_proto::startup::{Negotiation, ProtocolVersion, startup_message};
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::query::ServerError;
@@ -85,7 +85,7 @@ pub(crate) enum LoginError {
     Wire(WireError),
     /// A message that has no place here, or not its layout.
     Unexpected(u8),
-    /// A protocol version that we did not ask for.
+    /// The server offers a protocol version that we do not have or did not ask for.
     Version {
         major: u32,
         minor: u32,
@@ -120,7 +120,7 @@ impl fmt::Display for LoginError {
             LoginError::Wire(error) => write!(f, "server login failed: {error}"),
             LoginError::Unexpected(tag) => write!(f, "unknown pkt from server: '{}'", tag.escape_ascii()),
             LoginError::Version { major, minor } => {
-                write!(f, "the server wants protocol {major}.{minor}, which was not asked for")
+                write!(f, "the server wants protocol {major}.{minor}, which we do not have or did not ask for")
             }
             LoginError::NotIdle => f.write_str("the server begins with an open transaction"),
             LoginError::Auth(error) => write!(f, "server login failed: {error}"),
@@ -179,6 +179,8 @@ impl From<ScramError> for LoginError {
 pub(crate) struct Login<'a, S> {
     pub(crate) wire: &'a mut Wire<S>,
     pub(crate) credentials: Credentials<'a>,
+    /// What to ask for; the server may answer with an older one.
+    pub(crate) protocol: ProtocolVersion,
     pub(crate) keys: &'a KeyCache,
     /// What log lines begin with.
     pub(crate) prefix: &'a (dyn fmt::Display + Sync),
@@ -196,17 +198,32 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Login<'_, S> {
         let mut parameters = vec![("user", &***user), ("database", *dbname)];
         parameters.extend(startup.iter().map(|(name, value)| (name.as_str(), value.as_str())));
         let mut out = Vec::new();
-        startup_message(&mut out, ProtocolVersion::V3_0, &parameters);
+        startup_message(&mut out, self.protocol, &parameters);
         self.wire.send(&out).await?;
-        self.authenticate().await?;
+        let question = self.first_question().await?;
+        self.authenticate(&question).await?;
         self.greeting().await
     }
 
+    /// The body of the first AuthenticationRequest, a NegotiateProtocolVersion having come
+    /// before or not. Versions differ only in what keys may be like, which the keys tell themselves.
+    async fn first_question(&mut self) -> Result<Vec<u8>, LoginError> {
+        let Message { tag, body } = self.next().await?;
+        match tag {
+            backend::AUTHENTICATION => Ok(body),
+            backend::NEGOTIATE_PROTOCOL_VERSION => match Negotiation::parse(&body, self.protocol) {
+                Some(Negotiation::Accepted(_)) => self.question().await,
+                Some(Negotiation::Unknown { major, minor }) => Err(LoginError::Version { major, minor }),
+                None => Err(LoginError::Unexpected(tag)),
+            },
+            tag => Err(LoginError::Unexpected(tag)),
+        }
+    }
+
     /// Answers what the server asks, once, after which it must be content.
-    async fn authenticate(&mut self) -> Result<(), LoginError> {
-        let body = self.question().await?;
+    async fn authenticate(&mut self, question: &[u8]) -> Result<(), LoginError> {
         let mut out = Vec::new();
-        match parse(&body)? {
+        match parse(question)? {
             Authentication::Ok => return Ok(()),
             Authentication::CleartextPassword => auth::password_message(&mut out, self.password("cleartext")?.expose()),
             Authentication::Md5Password(salt) => auth::password_message(&mut out, &self.md5_secret()?.response(salt)),
@@ -286,15 +303,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Login<'_, S> {
 
     /// The body of the next AuthenticationRequest.
     async fn question(&mut self) -> Result<Vec<u8>, LoginError> {
-        loop {
-            let Message { tag, body } = self.next().await?;
-            match tag {
-                backend::AUTHENTICATION => return Ok(body),
-                // We asked for the oldest version and no extension, so there is nothing that
-                // could be less; it does no harm if it says so.
-                backend::NEGOTIATE_PROTOCOL_VERSION => check_version(&body)?,
-                tag => return Err(LoginError::Unexpected(tag)),
-            }
+        match self.next().await? {
+            Message { tag: backend::AUTHENTICATION, body } => Ok(body),
+            Message { tag, .. } => Err(LoginError::Unexpected(tag)),
         }
     }
 
@@ -345,14 +356,4 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Login<'_, S> {
 
 fn parse(body: &[u8]) -> Result<Authentication<'_>, LoginError> {
     Authentication::parse(body).map_err(|_| LoginError::Unexpected(backend::AUTHENTICATION))
-}
-
-/// NegotiateProtocolVersion begins with the version that the server will speak. Servers have
-/// sent the minor number only, or both in one.
-fn check_version(body: &[u8]) -> Result<(), LoginError> {
-    let version = body.first_chunk().map(|bytes| u32::from_be_bytes(*bytes));
-    match version.ok_or(LoginError::Unexpected(backend::NEGOTIATE_PROTOCOL_VERSION))? {
-        0 | 0x0003_0000 => Ok(()),
-        other => Err(LoginError::Version { major: other >> 16, minor: other & 0xffff }),
-    }
 }

@@ -11,6 +11,10 @@ use crate::registry::Address;
 use crate::server::login::{AuthError, LoginError, WireError};
 use crate::server::query::{QueryError, ServerError};
 
+/// Classes of the SQLSTATEs that refuse a login for another reason than the protocol: parameters,
+/// authentication, database, privileges, resources, the operator.
+const OTHER_TROUBLE: [&str; 6] = ["22", "28", "3D", "42", "53", "57"];
+
 #[derive(Debug)]
 pub(crate) enum ConnectError {
     /// The database has no host and there is no `unix_socket_dir` to look in.
@@ -112,6 +116,22 @@ impl ConnectError {
             ConnectError::Resolve { .. } | ConnectError::Connect { .. } | ConnectError::Timeout(_) => true,
             ConnectError::Login(LoginError::Wire(WireError::Io(_) | WireError::Closed)) => true,
             ConnectError::Login(LoginError::Server(error)) => error.sqlstate == Some(SqlState::CANNOT_CONNECT_NOW),
+            _ => false,
+        }
+    }
+
+    /// A login in the oldest protocol might succeed: what fails may be a server, or something on
+    /// the way to it, that does not know the newer, in whatever way. Not so where the server has
+    /// something else to say.
+    pub(super) fn may_be_about_protocol(&self) -> bool {
+        match self {
+            ConnectError::Timeout(Step::LoggingIn(_)) => true,
+            ConnectError::Login(LoginError::Server(error)) => {
+                let is_of = |class| error.sqlstate.is_some_and(|code| code.as_str().starts_with(class));
+                !OTHER_TROUBLE.into_iter().any(is_of)
+            }
+            ConnectError::Login(LoginError::Auth(_)) => false,
+            ConnectError::Login(_) => true,
             _ => false,
         }
     }

@@ -1,16 +1,16 @@
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use pgweir_config::{HostAddr, LoadBalanceHosts, Settings};
 use pgweir_proto::backend::TransactionStatus;
 use pgweir_proto::error_response::{ErrorResponse, Severity};
 use pgweir_proto::sqlstate::SqlState;
-use pgweir_proto::{auth, console, frontend};
+use pgweir_proto::{auth, console, frame, frontend};
 use tokio::net::{TcpListener, TcpStream, UnixListener};
 
 use super::*;
 use crate::pool::Quota;
-use crate::server::login::fake::{Fake, REPORTED, key, refusal};
+use crate::server::login::fake::{Fake, REPORTED, key, negotiation, refusal};
 use crate::server::query::QueryError;
 
 struct Setup {
@@ -47,6 +47,7 @@ fn target(hosts: &[&str], port: u16) -> Target {
         tcp: TcpOptions::for_servers(&Settings::default()),
         replication: None,
         timeout: Duration::from_secs(20),
+        protocol: ProtocolVersion::V3_0,
     }
 }
 
@@ -246,6 +247,127 @@ async fn a_host_that_is_starting_is_passed_over() {
     };
     let (connected, (), _server) = tokio::join!(setup.connect(&target), starting, serving);
     assert_eq!(connected.unwrap().server.info.address, Address::Tcp(second.local_addr().unwrap()));
+}
+
+/// What a server says that is asked for protocol 3.2.
+type Answer = fn(&mut Vec<u8>);
+
+/// Serves logins until none comes any more: those in 3.0 are let in, others get `answer`, and
+/// then the end unless `hangs`. Notes what was asked for.
+async fn serve_old(listener: &TcpListener, asked: &Mutex<Vec<ProtocolVersion>>, answer: Answer, hangs: bool) {
+    let mut held = Vec::new();
+    loop {
+        let mut server = accept(listener).await;
+        let protocol = server.startup().await.protocol;
+        asked.lock().unwrap().push(protocol);
+        match protocol {
+            ProtocolVersion::V3_0 => server.welcome().await,
+            ProtocolVersion::V3_2 => server.send(answer).await,
+        }
+        if hangs || protocol == ProtocolVersion::V3_0 {
+            held.push(server);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_server_that_cannot_bear_a_newer_protocol_is_asked_for_the_oldest_and_remembered() {
+    let answers: [Answer; 9] = [
+        |_| (),
+        |out| refusal(out, b"0A000", "unsupported frontend protocol 3.2: server supports 3.0 to 3.0"),
+        |out| refusal(out, b"08P01", "bad packet header"),
+        |out| out.extend(b"EFATAL:  unsupported frontend protocol\n\0"),
+        |out| frame::message(out, b'E', b"SFATAL\0Mno\0\0"),
+        |out| negotiation(out, 0x0003_0001),
+        |out| frame::message(out, b'v', b"\0\x03"),
+        |out| out.extend(b"HTTP/1.1 400 Bad Request\r\n\r\n"),
+        |out| {
+            auth::authentication_ok(out);
+            frame::message(out, b'K', &[1; 261]);
+        },
+    ];
+    use ProtocolVersion::{V3_0, V3_2};
+    for (number, answer) in answers.into_iter().enumerate() {
+        // The first says nothing at all, and once it does not even close.
+        for hangs in [false, number == 0] {
+            let (listener, port) = listen("127.0.0.1:0").await;
+            let (setup, asked) = (Setup::new(), Mutex::default());
+            let timeout = Duration::from_secs(if hangs { 2 } else { 20 });
+            let target = Target { protocol: V3_2, timeout, ..target(&["127.0.0.1"], port) };
+            let twice = async {
+                for _ in 0..2 {
+                    let connected = setup.connect(&target).await.unwrap_or_else(|e| panic!("answer {number}: {e}"));
+                    assert_eq!(connected.server.info.cancel_key, key(b"abcd"));
+                }
+            };
+            tokio::select! {
+                () = twice => {}
+                () = serve_old(&listener, &asked, answer, hangs) => {}
+            }
+            assert_eq!(*asked.lock().unwrap(), [V3_2, V3_0, V3_0], "answer {number}");
+            assert_eq!(setup.quota.used(), 0);
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_login_that_fails_for_another_reason_is_not_tried_in_an_older_protocol() {
+    use ProtocolVersion::V3_2;
+    let answers: [Answer; 4] = [
+        |out| refusal(out, b"28P01", "password authentication failed for user \"bob\""),
+        |out| refusal(out, b"3D000", "database \"db\" does not exist"),
+        |out| refusal(out, b"53300", "sorry, too many clients already"),
+        auth::authentication_cleartext_password,
+    ];
+    for answer in answers {
+        let (listener, port) = listen("127.0.0.1:0").await;
+        let (setup, asked) = (Setup::new(), Mutex::default());
+        let target = Target { protocol: V3_2, ..target(&["127.0.0.1"], port) };
+        tokio::select! {
+            done = setup.connect(&target) => assert!(matches!(done, Err(ConnectError::Login(_)))),
+            () = serve_old(&listener, &asked, answer, false) => {}
+        }
+        assert_eq!(*asked.lock().unwrap(), [V3_2]);
+    }
+}
+
+/// Nothing is learned of a server that lets nobody in: it is asked for what is wanted each time.
+#[tokio::test]
+async fn a_server_that_fails_in_either_protocol_is_not_remembered() {
+    let (listener, port) = listen("127.0.0.1:0").await;
+    let setup = Setup::new();
+    let target = Target { protocol: ProtocolVersion::V3_2, ..target(&["127.0.0.1"], port) };
+    let serve = async {
+        let mut asked = Vec::new();
+        for _ in 0..4 {
+            asked.push(accept(&listener).await.startup().await.protocol);
+        }
+        asked
+    };
+    let twice = async { [setup.connect(&target).await.is_err(), setup.connect(&target).await.is_err()] };
+    use ProtocolVersion::{V3_0, V3_2};
+    assert_eq!(tokio::join!(twice, serve), ([true; 2], vec![V3_2, V3_0, V3_2, V3_0]));
+}
+
+#[tokio::test]
+async fn a_long_key_is_kept_whole() {
+    let (listener, port) = listen("127.0.0.1:0").await;
+    let setup = Setup::new();
+    let target = Target { protocol: ProtocolVersion::V3_2, ..target(&["127.0.0.1"], port) };
+    let serve = async {
+        let mut server = accept(&listener).await;
+        assert_eq!(server.startup().await.protocol, ProtocolVersion::V3_2);
+        server
+            .send(|out| {
+                auth::authentication_ok(out);
+                key(&[7; 256]).backend_key_data(out);
+                console::ready_for_query(out, TransactionStatus::Idle);
+            })
+            .await;
+        server
+    };
+    let (connected, _server) = tokio::join!(setup.connect(&target), serve);
+    assert_eq!(connected.unwrap().server.info.cancel_key, key(&[7; 256]));
 }
 
 fn complete(out: &mut Vec<u8>, status: TransactionStatus) {

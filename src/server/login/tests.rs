@@ -39,6 +39,15 @@ async fn login<F: Future<Output = ()>>(
 }
 
 async fn login_over<F: Future<Output = ()>>(
+    streams: (DuplexStream, DuplexStream),
+    secret: ServerSecret,
+    serve: impl FnOnce(Fake<DuplexStream>) -> F,
+) -> Result<Greeting, LoginError> {
+    login_in(ProtocolVersion::V3_0, streams, secret, serve).await
+}
+
+async fn login_in<F: Future<Output = ()>>(
+    protocol: ProtocolVersion,
     (ours, theirs): (DuplexStream, DuplexStream),
     secret: ServerSecret,
     serve: impl FnOnce(Fake<DuplexStream>) -> F,
@@ -50,6 +59,7 @@ async fn login_over<F: Future<Output = ()>>(
         let login = Login {
             wire: &mut Wire::new(ours),
             credentials,
+            protocol,
             keys: &KeyCache::default(),
             prefix: &"test",
             notices: Vec::new(),
@@ -63,6 +73,15 @@ async fn login_over<F: Future<Output = ()>>(
 async fn answered(write: impl FnOnce(&mut Vec<u8>)) -> Result<Greeting, LoginError> {
     login(plain(), async |mut server| {
         server.startup().await;
+        server.send(write).await;
+    })
+    .await
+}
+
+/// The same for a login that asks for protocol 3.2.
+async fn answered_in_3_2(write: impl FnOnce(&mut Vec<u8>)) -> Result<Greeting, LoginError> {
+    login_in(ProtocolVersion::V3_2, tokio::io::duplex(1), plain(), async |mut server| {
+        assert_eq!(server.startup().await.protocol, ProtocolVersion::V3_2);
         server.send(write).await;
     })
     .await
@@ -338,6 +357,59 @@ async fn notices_and_a_negotiation_do_not_disturb() {
     assert!(matches!(newer, Err(LoginError::Version { major: 4, minor: 1 })));
 }
 
+#[tokio::test]
+async fn keys_are_as_long_as_the_server_makes_them_whatever_it_negotiates() {
+    for offer in [None, Some(0x0003_0000), Some(0), Some(0x0003_0002), Some(2)] {
+        for secret in [&b"abcd"[..], &[1; 32], &[2; 256]] {
+            let greeting = answered_in_3_2(|out| {
+                offer.into_iter().for_each(|number| negotiation(out, number));
+                auth::authentication_ok(out);
+                key(secret).backend_key_data(out);
+                console::ready_for_query(out, TransactionStatus::Idle);
+            });
+            assert_eq!(greeting.await.unwrap().cancel_key, Some(key(secret)));
+        }
+    }
+    for len in [0, 3, 4, 7, 261, 60_000] {
+        let refused = answered_in_3_2(|out| {
+            auth::authentication_ok(out);
+            frame::message(out, backend::BACKEND_KEY_DATA, &vec![0; len]);
+        });
+        assert!(matches!(refused.await, Err(LoginError::Unexpected(b'K'))), "{len}");
+    }
+}
+
+#[tokio::test]
+async fn a_negotiation_that_makes_no_sense_is_refused() {
+    for number in [0x0003_0001, 0x0003_0003, 0x0002_0000, 0x0004_0000, u32::MAX] {
+        let done = answered_in_3_2(|out| negotiation(out, number)).await;
+        let (major, minor) = (number >> 16, number & 0xffff);
+        assert_eq!(
+            text(done),
+            format!("the server wants protocol {major}.{minor}, which we do not have or did not ask for")
+        );
+    }
+    // What was not asked for is not downgraded to, either.
+    let newer = answered(|out| negotiation(out, 0x0003_0002)).await;
+    assert!(matches!(newer, Err(LoginError::Version { major: 3, minor: 2 })));
+    let bodies = [&b""[..], b"\0\x03\0", b"\0\x03\0\0", b"\0\x03\0\0\0\0\0\0\0", b"\0\x03\0\0\0\0\0\x01_pq_.x\0"];
+    for body in bodies.into_iter().chain([&b"\0\x03\0\0\xff\xff\xff\xff"[..], &[0; 60_000]]) {
+        let done = answered_in_3_2(|out| frame::message(out, backend::NEGOTIATE_PROTOCOL_VERSION, body)).await;
+        assert!(matches!(done, Err(LoginError::Unexpected(b'v'))), "{done:?}");
+    }
+    // A second one, and one that comes late.
+    let twice = answered_in_3_2(|out| (0..2).for_each(|_| negotiation(out, 0x0003_0000))).await;
+    assert!(matches!(twice, Err(LoginError::Unexpected(b'v'))));
+    let late = answered_in_3_2(|out| {
+        auth::authentication_ok(out);
+        negotiation(out, 0x0003_0000);
+    });
+    assert!(matches!(late.await, Err(LoginError::Unexpected(b'v'))));
+    // Cut off within.
+    let cut = answered_in_3_2(|out| out.extend(b"v\0\0\0\x0c\0\x03\0\0")).await;
+    assert!(matches!(cut, Err(LoginError::Wire(WireError::Closed))));
+}
+
 /// What follows ReadyForQuery in the same read belongs to the login, not to the first client.
 #[tokio::test]
 async fn reports_behind_the_end_are_taken() {
@@ -356,8 +428,14 @@ async fn reports_behind_the_end_are_taken() {
     let user = Arc::from("bob");
     let credentials = Credentials { user: &user, dbname: "db", secret: &ServerSecret::None, startup: &[] };
     let mut wire = Wire::new(ours);
-    let login =
-        Login { wire: &mut wire, credentials, keys: &KeyCache::default(), prefix: &"test", notices: Vec::new() };
+    let login = Login {
+        wire: &mut wire,
+        credentials,
+        protocol: ProtocolVersion::V3_0,
+        keys: &KeyCache::default(),
+        prefix: &"test",
+        notices: Vec::new(),
+    };
     let welcome = tokio::join!(login.run(), serve).0.unwrap().welcome;
     assert!(wire.is_empty());
     let zones: Vec<_> = welcome.parameters.iter().filter(|(name, _)| name == "TimeZone").collect();
