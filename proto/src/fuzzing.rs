@@ -14,7 +14,7 @@ use crate::options::parse_options;
 use crate::scram::{ITERATIONS_MAX, NONCE_LEN, ScramClient, ScramKeys, ScramServer, Verifier};
 use crate::secret::StoredSecret;
 use crate::sqlstate::SqlState;
-use crate::startup::{self, SSL_REQUEST, StartupError, StartupPacket, StartupRequest};
+use crate::startup::{self, Negotiation, ProtocolVersion, SSL_REQUEST, StartupError, StartupPacket, StartupRequest};
 use crate::{console, frontend};
 
 /// The longest startup packet.
@@ -127,6 +127,11 @@ fn body(message: &[u8]) {
         frontend::query(&mut out, sql);
         let (_, again) = only_message(&out);
         assert_eq!(again.split_last(), Some((&0, sql.split('\0').next().unwrap_or_default().as_bytes())));
+    }
+    for asked in [ProtocolVersion::V3_0, ProtocolVersion::V3_2] {
+        if let Some(Negotiation::Accepted(version)) = Negotiation::parse(body, asked) {
+            assert!(version <= asked);
+        }
     }
     cancel_key(body);
     error_response(body);
