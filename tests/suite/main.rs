@@ -26,6 +26,7 @@ mod random_steps;
 mod relay;
 mod replication;
 mod replication_programs;
+mod server_protocol;
 mod servers;
 mod session_use;
 mod startup;

@@ -1,7 +1,7 @@
 //! A server that says what a test wants it to say, for what PostgreSQL itself never does.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{Shutdown, TcpListener, TcpStream};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::thread;
@@ -106,6 +106,11 @@ impl Peer {
             self.welcome();
         }
         came
+    }
+
+    /// The pooler sees the end.
+    pub(crate) fn close(&mut self) {
+        let _ = self.0.shutdown(Shutdown::Both);
     }
 
     /// Keeps the connection open until the pooler closes it.

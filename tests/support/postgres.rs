@@ -1,14 +1,14 @@
 //! A real PostgreSQL in a scratch directory.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{LazyLock, Mutex, mpsc};
 use std::thread;
 
 use super::messages::Row;
-use super::process::{PATIENCE, free_port, scratch_dir, signal, unprivileged, wait_until};
+use super::process::{PATIENCE, free_port, installed, scratch_dir, signal, unprivileged, wait_until};
 use super::wire::Wire;
 
 /// The password of every role that has one.
@@ -61,15 +61,18 @@ static BINDIR: LazyLock<PathBuf> = LazyLock::new(|| {
         .expect("PostgreSQL's server programs: install postgresql")
 });
 
-/// The path of one of PostgreSQL's programs.
+/// The path of one of the programs of the machine's PostgreSQL.
 pub(crate) fn program(name: &str) -> PathBuf {
     BINDIR.join(name)
 }
 
 /// A data directory with the roles in it, copied for every server.
-static TEMPLATE: LazyLock<PathBuf> = LazyLock::new(|| {
+static TEMPLATE: LazyLock<PathBuf> = LazyLock::new(|| initialised(&BINDIR));
+
+/// A new data directory, made by the programs in `bindir`.
+fn initialised(bindir: &Path) -> PathBuf {
     let dir = scratch_dir("template");
-    let out = unprivileged(program("initdb"), "KILL")
+    let out = unprivileged(bindir.join("initdb"), "KILL")
         .args(["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "-N", "-D"])
         .arg(&dir)
         .output()
@@ -80,11 +83,34 @@ static TEMPLATE: LazyLock<PathBuf> = LazyLock::new(|| {
     let text = fs::read_to_string(&conf).expect("read postgresql.conf") + SETTINGS;
     fs::write(conf, text).expect("write postgresql.conf");
     dir
+}
+
+/// Further versions of PostgreSQL, where the account that runs their programs may read them: what
+/// is installed may be in somebody's home directory.
+static VERSIONS: LazyLock<PathBuf> = LazyLock::new(|| {
+    let (from, copy) = (installed("postgres"), scratch_dir("programs"));
+    let copied = Command::new("cp").args(["-R", "-T"]).args([&from, &copy]).status();
+    assert!(copied.expect("run cp").success(), "copy {}", from.display());
+    copy.join("versions")
 });
+
+/// A child that dies with its thread needs a thread that lives as long as the process.
+fn lasting(start: fn() -> Postgres) -> Postgres {
+    let (give, take) = mpsc::channel();
+    thread::spawn(move || {
+        give.send(start()).expect("hand over the server");
+        loop {
+            thread::park();
+        }
+    });
+    take.recv().expect("PostgreSQL did not start")
+}
 
 pub(crate) struct Postgres {
     pub(crate) dir: PathBuf,
     pub(crate) port: u16,
+    /// Where its programs are.
+    pub(crate) bindir: PathBuf,
     /// `None` while stopped.
     child: Mutex<Option<Child>>,
 }
@@ -93,17 +119,22 @@ impl Postgres {
     /// The server that all tests share which do not break it. The watcher of the scratch
     /// directory stops it at the end.
     pub(crate) fn shared() -> &'static Postgres {
-        static SHARED: LazyLock<Postgres> = LazyLock::new(|| {
-            let (give, take) = mpsc::channel();
-            // A child that dies with its thread needs a thread that lives as long as the process.
-            thread::spawn(move || {
-                give.send(Postgres::dedicated()).expect("hand over the server");
-                loop {
-                    thread::park();
-                }
-            });
-            take.recv().expect("the shared PostgreSQL did not start")
-        });
+        static SHARED: LazyLock<Postgres> = LazyLock::new(|| lasting(Postgres::dedicated));
+        &SHARED
+    }
+
+    /// The same of version 16, which `scripts/drivers.sh` has installed.
+    pub(crate) fn shared_16() -> &'static Postgres {
+        static SHARED: LazyLock<Postgres> = LazyLock::new(|| lasting(|| Postgres::of_version("16")));
+        // Here every test that is in want of it says so, not just the first.
+        installed("postgres");
+        &SHARED
+    }
+
+    /// The same of version 18.
+    pub(crate) fn shared_18() -> &'static Postgres {
+        static SHARED: LazyLock<Postgres> = LazyLock::new(|| lasting(|| Postgres::of_version("18")));
+        installed("postgres");
         &SHARED
     }
 
@@ -112,22 +143,32 @@ impl Postgres {
         let dir = scratch_dir("pg");
         let copied = unprivileged("cp", "KILL").args(["-a", "-T"]).args([&*TEMPLATE, &dir]).status();
         assert!(copied.expect("run cp").success(), "copy the template");
-        let pg = Postgres { dir, port: free_port(), child: Mutex::new(None) };
-        pg.start();
+        let pg = Postgres::on(dir, BINDIR.clone());
+        pg.sql(ROLES);
+        pg
+    }
+
+    fn of_version(version: &str) -> Postgres {
+        let bindir = VERSIONS.join(version).join("bin");
+        let pg = Postgres::on(initialised(&bindir), bindir);
         pg.sql(ROLES);
         pg
     }
 
     /// A server on the base backup in `dir`.
     pub(crate) fn restored(dir: PathBuf) -> Postgres {
-        let pg = Postgres { dir, port: free_port(), child: Mutex::new(None) };
+        Postgres::on(dir, BINDIR.clone())
+    }
+
+    fn on(dir: PathBuf, bindir: PathBuf) -> Postgres {
+        let pg = Postgres { dir, port: free_port(), bindir, child: Mutex::new(None) };
         pg.start();
         pg
     }
 
     pub(crate) fn start(&self) {
         let log = fs::File::options().append(true).create(true).open(self.dir.join("log"));
-        let child = unprivileged(program("postgres"), "QUIT")
+        let child = unprivileged(self.bindir.join("postgres"), "QUIT")
             .arg("-D")
             .arg(&self.dir)
             .args(["-p", &self.port.to_string(), "-k"])

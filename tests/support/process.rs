@@ -78,6 +78,14 @@ pub(crate) fn free_port() -> u16 {
     }
 }
 
+/// Where `scripts/drivers.sh` has put it.
+pub(crate) fn installed(path: &str) -> PathBuf {
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target directory");
+    let path = target.join("drivers").join(path);
+    assert!(path.exists(), "{} is missing: run scripts/drivers.sh", path.display());
+    path
+}
+
 fn is_root() -> bool {
     fs::metadata("/proc/self").expect("read /proc/self").uid() == 0
 }
