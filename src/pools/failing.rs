@@ -51,6 +51,11 @@ impl Failing {
         !self.is_refusal
     }
 
+    /// A login was ended by the server's operator, once: that says nothing yet of the next.
+    pub(crate) fn is_passing(&self) -> bool {
+        self.sqlstate == Some(SqlState::ADMIN_SHUTDOWN) && self.wait_us <= FIRST_RETRY_US
+    }
+
     pub(crate) fn may_retry(&self, now_us: u64) -> bool {
         now_us >= self.retry_at_us
     }

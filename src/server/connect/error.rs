@@ -115,7 +115,9 @@ impl ConnectError {
         match self {
             ConnectError::Resolve { .. } | ConnectError::Connect { .. } | ConnectError::Timeout(_) => true,
             ConnectError::Login(LoginError::Wire(WireError::Io(_) | WireError::Closed)) => true,
-            ConnectError::Login(LoginError::Server(error)) => error.sqlstate == Some(SqlState::CANNOT_CONNECT_NOW),
+            ConnectError::Login(LoginError::Server(error)) => {
+                matches!(error.sqlstate, Some(SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN))
+            }
             _ => false,
         }
     }
@@ -195,7 +197,9 @@ fn login_advice(error: &LoginError) -> &'static str {
             Some(SqlState::TOO_MANY_CONNECTIONS) => {
                 "the server is full: lower pool sizes or max_db_connections, or raise its max_connections"
             }
-            Some(SqlState::CANNOT_CONNECT_NOW) => "the server is starting or stopping; it is tried again",
+            Some(SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN) => {
+                "the server is starting or stopping; it is tried again"
+            }
             _ => "see the server's log",
         },
         LoginError::Auth(AuthError::NoSecret | AuthError::WrongSecret { .. }) => {

@@ -170,7 +170,7 @@ impl Sql {
             Commit => "commit".into(),
             Rollback => "rollback".into(),
             Set { name, value, local } => format!("set {}{name} to '{value}'", if *local { "local " } else { "" }),
-            Hasten => "set local statement_timeout to 5".into(),
+            Hasten => "set local statement_timeout to 100".into(),
             DeallocateAll => "deallocate all".into(),
             DiscardAll => "discard all".into(),
             Deallocate(name) => format!("deallocate {name}"),
