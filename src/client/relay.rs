@@ -18,7 +18,7 @@ enum Progress {
     Read,
     /// Nothing there; we are told when there is.
     Pending,
-    /// The transaction is over and the server is released.
+    /// The transaction is over and the server is released, or needs to be made ready for the next.
     Released,
 }
 
@@ -124,6 +124,11 @@ impl Session {
             Poll::Ready(Err(e)) => return Err(End::ClientFailed(e)),
         };
         self.partial.clear();
+        if self.needs_parameters() {
+            self.was_reset = false;
+            self.partial.extend_from_slice(&scratch[..kept + n]);
+            return Ok(Progress::Released);
+        }
         self.forward_requests(&scratch[..kept + n])?;
         // The end of a message that the server has not waited for, as after a failed COPY.
         Ok(if self.try_release() { Progress::Released } else { Progress::Read })
@@ -135,15 +140,25 @@ impl Session {
         if !self.is_clean() {
             return false;
         }
-        let was_reset = std::mem::take(&mut self.was_reset);
-        let is_pinned = self.server.as_ref().is_some_and(|server| server.prepared.is_pinned());
-        if is_pinned || self.pool_mode() == PoolMode::Session {
-            // After a RESET the server needs the client's parameters before its next request. A
-            // walsender got them with its login.
-            return was_reset && self.cell.info.replication.is_none();
+        if self.keeps_server() {
+            return false;
         }
+        self.was_reset = false;
         self.release();
         true
+    }
+
+    /// It has its server to itself between transactions too.
+    fn keeps_server(&self) -> bool {
+        let is_pinned = self.server.as_ref().is_some_and(|server| server.prepared.is_pinned());
+        is_pinned || self.pool_mode() == PoolMode::Session
+    }
+
+    /// After a RESET the server needs the client's parameters before its next request. A walsender
+    /// got them with its login.
+    #[inline]
+    fn needs_parameters(&self) -> bool {
+        self.was_reset && self.cell.info.replication.is_none() && self.is_clean() && self.keeps_server()
     }
 
     /// The pool's mode; a client of replication is served as in session pooling.

@@ -395,6 +395,7 @@ impl Session {
         let (n, stop) = if is_tracked {
             self.requests.track(buf, limits, &mut tracking, &mut send, on_use)
         } else {
+            send(&self.requests.give_up_collected(tracking.owed));
             let (n, stop) = self.requests.scan(buf, limits, tracking.owed, on_use);
             send(&buf[..n]);
             (n, stop)

@@ -150,7 +150,10 @@ impl Prepared {
         self.sql_level = self.sql_level.saturating_add(1);
     }
 
+    /// DEALLOCATE was carried out. If it was not the first command of its Query, nobody has looked at it:
+    /// it may have taken one of the pooler's statements, and given its name to another.
     pub(crate) fn sql_deallocated(&mut self) {
+        self.distrust();
         self.sql_level = self.sql_level.saturating_sub(1);
     }
 

@@ -98,6 +98,15 @@ impl Requests {
         self.body_left == 0
     }
 
+    /// Tracking was turned off: what was gathered of a Parse goes to the server as it is, and its
+    /// rest behind it.
+    pub(crate) fn give_up_collected(&mut self, owed: &mut Outstanding) -> Vec<u8> {
+        if !self.collected.is_empty() {
+            owed.request(Request::Step(Step::client(Kind::Parse)));
+        }
+        std::mem::take(&mut self.collected)
+    }
+
     /// Looks at what a client without a server has sent. `buf` begins at a message.
     pub(crate) fn first(&mut self, buf: &[u8], limits: RequestLimits) -> First {
         if self.discard_left > 0 {

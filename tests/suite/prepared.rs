@@ -420,6 +420,34 @@ mod beyond_pgbouncer {
     }
 
     #[test]
+    fn name_of_the_poolers_is_not_given_to_another_statement() {
+        let bouncer = start(|setup| setup.set("default_pool_size", 1));
+        let (mut client, mut other) = (bouncer.client(), bouncer.client());
+        for name in ["s", "t"] {
+            prepare(&mut client, name, &format!("select '{name}'"));
+        }
+        let rows = other.query("select name from pg_prepared_statements order by prepare_time").expect("rows");
+        let names: Vec<String> = rows.into_iter().flatten().flatten().collect();
+        other.run(&format!("select 1; deallocate \"{}\"", names[0]));
+        other.run(&format!("prepare \"{}\" as select 'other'", names[0]));
+        other.run(&format!("select 1; deallocate \"{}\"", names[1]));
+        assert_eq!(value(&mut client, "s", &[]), "s");
+    }
+
+    #[test]
+    fn tracking_can_be_turned_off_in_the_middle_of_a_long_parse() {
+        let bouncer = start(|setup| setup);
+        let mut client = bouncer.client();
+        let long = msg::parse("s", &format!("select 'long' -- {}", "x".repeat(50_000)));
+        client.send(&long[..20_000]);
+        client.wait_taken();
+        bouncer.admin().run("set max_prepared_statements = 0");
+        client.send(&long[20_000..]);
+        let got = exchange(&mut client, &[msg::bind("s", &[]), msg::execute(0)], "12DCZ");
+        assert_eq!(got[2].row(), [Some("long".into())]);
+    }
+
+    #[test]
     fn too_much_is_refused() {
         let bouncer = start(|setup| setup.set("max_client_prepared_size", 100_000));
         let mut client = bouncer.client();

@@ -271,6 +271,16 @@ fn notification_is_delivered_in_session_mode() {
 }
 
 #[test]
+fn notification_is_delivered_after_a_reset() {
+    let bouncer = Bouncer::start(Postgres::shared(), |setup| setup.set("pool_mode", "session"));
+    let mut listener = bouncer.client();
+    listener.run("listen news");
+    listener.run("reset timezone");
+    bouncer.client().run("notify news");
+    listener.expect("A");
+}
+
+#[test]
 fn notification_comes_before_ready_for_query_of_the_query_that_causes_it() {
     let bouncer = Bouncer::start(Postgres::shared(), |setup| setup.set("default_pool_size", 1));
     let mut client = bouncer.client();
