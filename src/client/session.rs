@@ -21,7 +21,7 @@ use crate::log::Level;
 use crate::net::stream::Stream;
 use crate::pool::{Permit, ServerState, WaitKey};
 use crate::pools::{Got, Membership, Pools, ServerPool, Waited};
-use crate::relay::{First, Names, Outstanding, Parses, Requests, SessionUse, Stop, Tracking};
+use crate::relay::{Dialect, First, Names, Outstanding, Parses, Requests, SessionUse, Stop, Tracking};
 use crate::server::parameters::{APPLICATION_NAME, Parameters};
 use crate::server::{Server, query};
 use crate::worker::{SessionCell, Worker};
@@ -388,7 +388,7 @@ impl Session {
             names: &mut self.names,
             prepared,
             settings: limits.tracking,
-            dialect: self.parameters.dialect(),
+            dialect: Dialect { pool: self.member.pool.number, settings: self.parameters.dialect() },
             parses: Parses::default(),
             taken: None,
         };

@@ -36,8 +36,12 @@ pub(crate) enum Waited {
     Refused(ClientError),
 }
 
+static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
+
 /// The servers of one database and user.
 pub(crate) struct ServerPool {
+    /// No other pool has or had it.
+    pub(crate) number: u64,
     pub(crate) database: Arc<Database>,
     /// The user that the servers are logged in as.
     pub(crate) user: Arc<User>,
@@ -81,6 +85,7 @@ impl ServerPool {
         };
         let stats = pools.ledger.open(&database.name, pools.workers);
         let pool = ServerPool {
+            number: NEXT_NUMBER.fetch_add(1, Ordering::Relaxed),
             database,
             user,
             core: Pool::new(pools.workers, limits),

@@ -68,11 +68,11 @@ fn entry_len(name: &[u8], statement: &Statement) -> usize {
 }
 
 impl Undo {
-    /// Whether it is about `name`, which is empty for the unnamed statement.
-    fn is_of(&self, name: &[u8]) -> bool {
+    /// Empty for the unnamed statement.
+    fn name(&self) -> &[u8] {
         match self {
-            Undo::Named { name: own, .. } => **own == *name,
-            Undo::Unnamed { .. } => name.is_empty(),
+            Undo::Named { name, .. } => name,
+            Undo::Unnamed { .. } => b"",
         }
     }
 
@@ -114,7 +114,7 @@ impl Names {
         if inner.journal.front().is_none_or(|oldest| oldest.group == group) {
             return false;
         }
-        inner.journal.iter().rev().find(|change| change.undo.is_of(name)).is_some_and(|last| last.group != group)
+        inner.journal.iter().rev().find(|change| change.undo.name() == name).is_some_and(|last| last.group != group)
     }
 
     fn inner(&mut self) -> &mut Inner {
@@ -237,17 +237,15 @@ impl Names {
     pub(crate) fn undo(&mut self, n: usize) {
         let Some(inner) = &mut self.inner else { return };
         let n = n.min(inner.journal.len());
-        let skipped: Vec<Change> = inner.journal.drain(..n).collect();
-        for Change { undo, .. } in skipped.into_iter().rev() {
-            inner.bytes -= undo.len();
-            inner.take_back(undo);
-        }
+        let skipped: Vec<Undo> = inner.journal.drain(..n).map(|change| change.undo).collect();
+        inner.bytes -= skipped.iter().map(Undo::len).sum::<usize>();
+        inner.take_back(skipped);
     }
 
     /// The Parse of the unnamed statement has failed: there is none, but for what was sent later.
     pub(crate) fn lose_unnamed(&mut self) {
         if let Some(inner) = &mut self.inner {
-            inner.take_back(Undo::Unnamed { before: UnnamedState { means: Unnamed::None, is_here: true } });
+            inner.take_back([Undo::Unnamed { before: UnnamedState { means: Unnamed::None, is_here: true } }]);
         }
     }
 
@@ -255,9 +253,7 @@ impl Names {
     pub(crate) fn clear(&mut self) {
         let Some(inner) = &mut self.inner else { return };
         let names: Vec<Box<[u8]>> = inner.known.keys().cloned().collect();
-        for name in names {
-            inner.take_back(Undo::Named { name, before: None });
-        }
+        inner.take_back(names.into_iter().map(|name| Undo::Named { name, before: None }));
     }
 
     /// The client parts from its server.
@@ -291,23 +287,28 @@ impl Inner {
         before
     }
 
-    /// As if the change had never been. A later change of the same name stays, but what was
-    /// before it is now what was before this one.
-    fn take_back(&mut self, undo: Undo) {
-        let name = match &undo {
-            Undo::Named { name, .. } => &**name,
-            Undo::Unnamed { .. } => b"",
-        };
-        let later = self.journal.iter_mut().map(|change| &mut change.undo).find(|later| later.is_of(name));
-        if let Some(later) = later {
-            self.bytes -= later.len();
-            *later = undo;
-            self.bytes += later.len();
-            return;
+    /// As if the changes, in their order, had never been. A later change of the same name stays, but
+    /// what was before it is now what was before these.
+    fn take_back(&mut self, changes: impl IntoIterator<Item = Undo>) {
+        let mut undone: HashMap<Box<[u8]>, Undo> = HashMap::new();
+        for undo in changes {
+            undone.entry(undo.name().into()).or_insert(undo);
         }
-        match undo {
-            Undo::Named { name, before } => drop(self.set(&name, before)),
-            Undo::Unnamed { before } => self.unnamed = before,
+        for later in self.journal.iter_mut().map(|change| &mut change.undo) {
+            if undone.is_empty() {
+                return;
+            }
+            if let Some(undo) = undone.remove(later.name()) {
+                self.bytes -= later.len();
+                *later = undo;
+                self.bytes += later.len();
+            }
+        }
+        for undo in undone.into_values() {
+            match undo {
+                Undo::Named { name, before } => drop(self.set(&name, before)),
+                Undo::Unnamed { before } => self.unnamed = before,
+            }
         }
     }
 }
@@ -317,7 +318,7 @@ mod tests {
     use super::*;
 
     fn statement(text: &str) -> Arc<Statement> {
-        intern(format!("names {text}\0\0\0").as_bytes(), Dialect(1))
+        intern(format!("names {text}\0\0\0").as_bytes(), Dialect { pool: 1, settings: 1 })
     }
 
     fn ids(names: &Names) -> Vec<Option<u64>> {
@@ -392,15 +393,15 @@ mod tests {
         let raw = || Unnamed::Raw(b"names unnamed\0\0\0".to_vec());
         names.set_unnamed(raw(), 1);
         names.confirm();
-        assert!(names.shared_unnamed(Dialect(1)).is_none());
+        assert!(names.shared_unnamed(Dialect { pool: 1, settings: 1 }).is_none());
         names.part();
-        let shared = names.shared_unnamed(Dialect(1)).unwrap();
+        let shared = names.shared_unnamed(Dialect { pool: 1, settings: 1 }).unwrap();
         assert_eq!(shared.body(), b"names unnamed\0\0\0");
 
         names.set_unnamed(Unnamed::Long, 1);
         assert!(names.is_unnamed_here());
         names.undo(1);
-        assert!(names.shared_unnamed(Dialect(1)).is_some() && !names.is_unnamed_here());
+        assert!(names.shared_unnamed(Dialect { pool: 1, settings: 1 }).is_some() && !names.is_unnamed_here());
         names.set_unnamed(raw(), 1);
         names.undo(1);
         names.lose_unnamed();
@@ -408,6 +409,6 @@ mod tests {
         names.set_unnamed(Unnamed::Long, 1);
         names.confirm();
         names.part();
-        assert_eq!((names.shared_unnamed(Dialect(1)).is_none(), names.bytes()), (true, 0));
+        assert_eq!((names.shared_unnamed(Dialect { pool: 1, settings: 1 }).is_none(), names.bytes()), (true, 0));
     }
 }

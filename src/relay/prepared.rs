@@ -169,7 +169,7 @@ mod tests {
     use super::*;
 
     fn statement(text: &str) -> Arc<Statement> {
-        intern(format!("prepared {text}\0\0\0").as_bytes(), Dialect(1))
+        intern(format!("prepared {text}\0\0\0").as_bytes(), Dialect { pool: 1, settings: 1 })
     }
 
     /// With these prepared in group 1 and answered.

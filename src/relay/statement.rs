@@ -12,10 +12,15 @@ use pgweir_proto::frontend as tag;
 /// Server-side names are this and the statement's number.
 const PREFIX: &str = "PGWEIR_";
 
-/// The settings under which a text is analysed: `'1/2/2003'::date` becomes a constant already
-/// when it is parsed, by the DateStyle of that moment. Equal numbers stand for equal settings.
+/// What the meaning of a text depends on. Only equal texts of one dialect are one statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(crate) struct Dialect(pub(crate) u64);
+pub(crate) struct Dialect {
+    /// The number of the pool: a table of the same name has other columns in another database.
+    pub(crate) pool: u64,
+    /// The settings under which it is analysed: `'1/2/2003'::date` becomes a constant already
+    /// when it is parsed, by the DateStyle of that moment. Equal numbers stand for equal settings.
+    pub(crate) settings: u64,
+}
 
 /// A text with its parameter types, as any number of clients have prepared it.
 #[derive(Debug)]
@@ -164,7 +169,7 @@ impl Drop for Statement {
 mod tests {
     use super::*;
 
-    const A: Dialect = Dialect(1);
+    const A: Dialect = Dialect { pool: 1, settings: 1 };
 
     #[test]
     fn equal_texts_are_one_until_nobody_holds_them() {
@@ -194,7 +199,7 @@ mod tests {
     fn text_types_and_dialect_tell_statements_apart() {
         let plain = intern(b"select $1\0\0\0", A);
         let typed = intern(b"select $1\0\0\x01\0\0\0\x17", A);
-        let other = intern(b"select $1\0\0\0", Dialect(2));
+        let other = intern(b"select $1\0\0\0", Dialect { pool: 1, settings: 2 });
         assert!(plain.id != typed.id && plain.id != other.id);
     }
 

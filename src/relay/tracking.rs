@@ -192,7 +192,9 @@ impl Tracking<'_> {
         if statement::deallocates(body) {
             self.distrust();
         }
-        self.set_unnamed(Unnamed::Raw(body.to_vec()));
+        // In a pipeline, what was before is kept as well until it is answered.
+        let is_kept = self.names.bytes() + body.len() <= self.settings.client_len_max;
+        self.set_unnamed(if is_kept { Unnamed::Raw(body.to_vec()) } else { Unnamed::Long });
         Rewritten::AsItIs
     }
 
@@ -440,6 +442,26 @@ fn deallocated_name(sql: &[u8]) -> Option<Vec<u8>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn pipeline_of_unnamed_texts_keeps_no_more_than_a_client_may_have() {
+        let (mut owed, mut names, mut prepared) = (Outstanding::new(), Names::default(), Prepared::default());
+        let mut tracking = Tracking {
+            owed: &mut owed,
+            names: &mut names,
+            prepared: &mut prepared,
+            settings: TrackingSettings { per_server: 1, client_len_max: 10_000 },
+            dialect: Dialect { pool: 1, settings: 1 },
+            parses: Parses::default(),
+            taken: None,
+        };
+        for i in 0..100 {
+            let body = format!("\0select {i} -- {}\0\0\0", "x".repeat(1000));
+            assert_eq!(tracking.parse(body.as_bytes(), &mut |_| {}), Rewritten::AsItIs);
+        }
+        // Each change takes a little besides its text.
+        assert!(tracking.names.bytes() < 30_000, "{}", tracking.names.bytes());
+    }
 
     #[test]
     fn only_a_plain_deallocate_names_a_statement() {

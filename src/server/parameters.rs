@@ -10,8 +10,6 @@ use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
 
-use crate::relay::Dialect;
-
 /// The names that are tracked; fixed for the life of the process.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Tracked {
@@ -57,7 +55,8 @@ pub(crate) struct Parameters(Arc<Set>);
 #[derive(Debug)]
 struct Set {
     values: Values,
-    dialect: Dialect,
+    /// Equal where a text means the same.
+    dialect: u64,
 }
 
 impl Borrow<[Option<Arc<str>>]> for Shares {
@@ -91,7 +90,7 @@ static SHARED: LazyLock<Mutex<Shared>> = LazyLock::new(Mutex::default);
 struct Shared {
     sets: HashSet<Shares>,
     /// By all values but `application_name`, which no analysis of a text depends on.
-    dialects: HashMap<Values, Dialect>,
+    dialects: HashMap<Values, u64>,
     /// Never given again, since a statement may outlive the sets that it was prepared under.
     last_dialect: u64,
     /// Unused sets are dropped when there are so many.
@@ -116,16 +115,16 @@ impl Shared {
     fn sweep(&mut self) {
         self.sets.retain(|set| Arc::strong_count(&set.0) > 1);
         self.sweep_at = (2 * self.sets.len()).max(64);
-        let used: HashSet<Dialect> = self.sets.iter().map(|set| set.0.dialect).collect();
+        let used: HashSet<u64> = self.sets.iter().map(|set| set.0.dialect).collect();
         self.dialects.retain(|_, dialect| used.contains(dialect));
     }
 
-    fn dialect(&mut self, values: &[Option<Arc<str>>]) -> Dialect {
+    fn dialect(&mut self, values: &[Option<Arc<str>>]) -> u64 {
         let mut nameless: Values = values.into();
         nameless[APPLICATION_NAME] = None;
         *self.dialects.entry(nameless).or_insert_with(|| {
             self.last_dialect += 1;
-            Dialect(self.last_dialect)
+            self.last_dialect
         })
     }
 }
@@ -140,9 +139,9 @@ impl Parameters {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    /// What texts are analysed under.
+    /// What texts are analysed under: equal numbers stand for equal settings.
     #[inline]
-    pub(crate) fn dialect(&self) -> Dialect {
+    pub(crate) fn dialect(&self) -> u64 {
         self.0.dialect
     }
 

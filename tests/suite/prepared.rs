@@ -351,6 +351,22 @@ mod beyond_pgbouncer {
     }
 
     #[test]
+    fn changed_result_type_concerns_its_own_database_only() {
+        let pg = Postgres::shared();
+        let entry = format!("host=127.0.0.1 port={} dbname={}", pg.port, pg.create_database());
+        let bouncer = Bouncer::start(pg, |setup| setup.set("default_pool_size", 1).database("second", entry));
+        let (mut client, mut other) = (bouncer.client(), bouncer.client_of("app", "second"));
+        for client in [&mut client, &mut other] {
+            client.run("create table in_both (a int); insert into in_both values (1)");
+            prepare(client, "s", "select * from in_both");
+        }
+        client.run("alter table in_both alter a type text");
+        exchange(&mut client, &[msg::bind("s", &[])], "EZ");
+        bouncer.admin().run("reconnect second");
+        assert_eq!(value(&mut other, "s", &[]), "1");
+    }
+
+    #[test]
     fn unnamed_statement_is_the_clients_own() {
         let bouncer = start(|setup| setup);
         let (mut client, mut other) = (bouncer.client(), bouncer.client());

@@ -147,7 +147,7 @@ impl Pooler {
             names,
             prepared,
             settings: LIMITS.tracking,
-            dialect: Dialect(0),
+            dialect: Dialect { pool: 1, settings: 0 },
             parses: Parses::default(),
             taken: None,
         };
