@@ -23,6 +23,8 @@ struct Heard<'a> {
     /// What the client asked for at its login.
     asked: &'a Parameters,
     was_reset: &'a mut bool,
+    /// Texts mean something else on the server than before.
+    is_other_dialect: bool,
     /// ParameterStatus for what a RESET has taken back to `asked` in our eyes.
     restored: Vec<u8>,
     /// The server has said FATAL: its end needs no words of ours.
@@ -49,7 +51,9 @@ impl Heard<'_> {
         let Some(position) = self.tracked.position(name) else { return };
         let (client, own) = &mut self.client;
         let (server, there) = &mut self.server;
+        let dialect = there.dialect();
         **there = there.with(position, value);
+        self.is_other_dialect |= there.dialect() != dialect;
         // The server knows nothing of what this client asked for at its login, so it has gone
         // back to its own default. The next request finds the client's value set again.
         let restored = self.asked.get(position).filter(|_| *self.was_reset && self.pool.is_default(name, value));
@@ -76,6 +80,7 @@ impl Session {
             server: (info, parameters),
             asked: &self.asked,
             was_reset: &mut self.was_reset,
+            is_other_dialect: false,
             restored: Vec::new(),
             is_fatal: false,
             status: None,
@@ -84,7 +89,10 @@ impl Session {
         let mut books = Books { names: &mut self.names, prepared };
         let mut edits = Vec::new();
         let scanned = replies.scan(buf, outstanding, &mut books, &mut edits, |event| heard.note(event));
-        let Heard { restored, is_fatal, status, .. } = heard;
+        let Heard { restored, is_fatal, status, is_other_dialect, .. } = heard;
+        if is_other_dialect {
+            prepared.distrust_unsettled();
+        }
         let n = scanned.map_err(|fault| {
             // Nothing of `buf` is forwarded.
             self.is_cut = !was_at_boundary;

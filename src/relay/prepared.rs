@@ -20,6 +20,9 @@ pub(crate) struct Prepared {
     clock: u64,
     /// What was prepared before may be gone: something that deallocates was sent since.
     trusted_since: u64,
+    /// What was prepared before was under the settings that were known then: everything had been
+    /// answered.
+    settled_at: u64,
     /// SQL-level PREPAREs without their DEALLOCATE. Their names are the client's own, so no
     /// other client may have the server meanwhile.
     sql_level: u32,
@@ -136,6 +139,19 @@ impl Prepared {
     pub(crate) fn distrust(&mut self) {
         self.clock += 1;
         self.trusted_since = self.clock;
+    }
+
+    /// Everything was answered before what is sent now.
+    pub(crate) fn settle(&mut self) {
+        self.settled_at = self.clock;
+    }
+
+    /// The server's settings have changed: what was sent since all was answered may have been
+    /// prepared under them, though it was meant for those before.
+    pub(crate) fn distrust_unsettled(&mut self) {
+        self.trusted_since = self.trusted_since.max(1);
+        let settled_at = self.settled_at;
+        self.slots.values_mut().filter(|slot| slot.parsed > settled_at).for_each(|slot| slot.parsed = 0);
     }
 
     /// DEALLOCATE ALL or DISCARD ALL was carried out: what is there is gone, but not what the

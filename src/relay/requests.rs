@@ -173,6 +173,9 @@ impl Requests {
         out: &mut impl FnMut(&[u8]),
         mut on_use: impl FnMut(SessionUse<'_>),
     ) -> (usize, Stop) {
+        if tracking.owed.is_answered() {
+            tracking.prepared.settle();
+        }
         let mut at = self.body_left.min(buf.len());
         self.body_left -= at;
         let mut run = 0;

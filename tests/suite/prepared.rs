@@ -410,6 +410,18 @@ mod beyond_pgbouncer {
     }
 
     #[test]
+    fn text_behind_a_change_of_settings_in_a_pipeline_is_not_shared() {
+        let bouncer = start(|setup| setup.set("default_pool_size", 1));
+        let (mut client, mut other) = (bouncer.client(), bouncer.client());
+        let sql = "select extract(month from '1/2/2003'::date)::text as pipelined";
+        let pipeline = [msg::query("set datestyle = 'ISO, DMY'"), msg::parse("s", sql), msg::bind("s", &[])].concat();
+        let got = exchange(&mut client, &[pipeline, msg::execute(0)], "CSZ12DCZ");
+        assert_eq!(got[5].row(), [Some("2".into())]);
+        prepare(&mut other, "s", sql);
+        assert_eq!(value(&mut other, "s", &[]), "1");
+    }
+
+    #[test]
     fn text_prepared_anew_has_the_meaning_that_its_users_agree_on() {
         let bouncer = start(|setup| setup.set("default_pool_size", 1));
         let (mut client, mut other) = (bouncer.client(), bouncer.client());
