@@ -10,6 +10,7 @@
 mod statement;
 mod names;
 mod prepared;
+mod queue;
 mod outstanding;
 mod tracking;
 mod requests;
@@ -23,8 +24,9 @@ pub(crate) mod fuzzing;
 use pgweir_proto::frame::BadLength;
 
 pub(crate) use names::Names;
-pub(crate) use outstanding::{Books, Outstanding, Request};
+pub(crate) use outstanding::{Books, Outstanding};
 pub(crate) use prepared::Prepared;
+pub(crate) use queue::Request;
 pub(crate) use replies::{Edit, Event, Replies, ReplyFault};
 pub(crate) use requests::{First, RequestLimits, Requests, Stop};
 pub(crate) use session_use::SessionUse;

@@ -1,6 +1,5 @@
 //! What a server still owes its client, in order.
 
-use std::collections::VecDeque;
 use std::sync::LazyLock;
 
 use pgweir_proto::backend::{self, TransactionStatus};
@@ -8,93 +7,7 @@ use pgweir_proto::frame;
 
 use super::names::Names;
 use super::prepared::Prepared;
-
-/// One thing that a server was asked for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Request {
-    /// Query: ends in ReadyForQuery.
-    Query,
-    /// The same; it stands for the client's DEALLOCATE of a name that only the pooler knows.
-    Deallocate,
-    /// FunctionCall: ends in ReadyForQuery.
-    FunctionCall,
-    /// Sync: ends in ReadyForQuery.
-    Sync,
-    /// A message of the extended protocol.
-    Step(Step),
-    /// CopyDone or CopyFail: no reply of its own, but if the server copies in it marks which
-    /// Syncs the server has swallowed (it ignores Sync in copy-in mode).
-    CopyEnd,
-}
-
-impl Request {
-    /// It ends in ReadyForQuery.
-    fn is_end(&self) -> bool {
-        matches!(self, Request::Query | Request::Deallocate | Request::FunctionCall | Request::Sync)
-    }
-
-    /// The client does not get what the server says to it.
-    fn is_ours(&self) -> bool {
-        matches!(self, Request::Step(step) if step.asker != Asker::Client)
-    }
-}
-
-/// A message of the extended protocol, which has one closing reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Step {
-    pub(crate) kind: Kind,
-    pub(crate) asker: Asker,
-    /// The pooler's statement that it prepares, closes or uses; 0: none.
-    pub(crate) statement: u64,
-    /// The client's names have changed with it.
-    pub(crate) renames: bool,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Kind {
-    Parse,
-    /// Of the unnamed statement.
-    ParseUnnamed,
-    Bind,
-    Describe,
-    Execute,
-    Close,
-}
-
-/// Who gets the reply.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Asker {
-    Client,
-    /// The client, and the reply can only be an error.
-    Refused,
-    /// The same; the client is told that the statement's result has another type now.
-    RefusedAsStale,
-    /// The pooler itself: the client does not see it, unless it is an error.
-    Pooler,
-    /// The server was not asked: the client is answered when its turn has come.
-    Nobody,
-}
-
-impl Step {
-    pub(crate) fn client(kind: Kind) -> Step {
-        Step { kind, asker: Asker::Client, statement: 0, renames: false }
-    }
-
-    /// Whether a message of this tag ends the reply.
-    fn is_closed_by(self, tag: u8) -> bool {
-        match self.kind {
-            Kind::Parse | Kind::ParseUnnamed => {
-                tag == backend::PARSE_COMPLETE && !matches!(self.asker, Asker::Refused | Asker::RefusedAsStale)
-            }
-            Kind::Bind => tag == backend::BIND_COMPLETE,
-            Kind::Describe => matches!(tag, backend::ROW_DESCRIPTION | backend::NO_DATA),
-            Kind::Execute => {
-                matches!(tag, backend::COMMAND_COMPLETE | backend::EMPTY_QUERY_RESPONSE | backend::PORTAL_SUSPENDED)
-            }
-            Kind::Close => tag == backend::CLOSE_COMPLETE,
-        }
-    }
-}
+use super::queue::{Asker, Kind, Queue, Request, Step};
 
 /// What an ErrorResponse says of a prepared statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,7 +77,7 @@ pub(crate) struct Unexpected {
 /// ```
 #[derive(Debug)]
 pub(crate) struct Outstanding {
-    queue: VecDeque<Request>,
+    queue: Queue,
     /// Syncs sent so far: the number of the group that is being sent.
     group: u64,
     /// An error ended an extended group: the server ignores everything up to its Sync.
@@ -184,7 +97,7 @@ impl Outstanding {
     /// The state of a server that has just logged in.
     pub(crate) fn new() -> Outstanding {
         Outstanding {
-            queue: VecDeque::new(),
+            queue: Queue::default(),
             group: 0,
             skipping: false,
             copy_in: false,
@@ -196,7 +109,7 @@ impl Outstanding {
 
     /// The transaction, if one is open, has not failed, and only this group can make it fail.
     pub(crate) fn is_status_sure(&self) -> bool {
-        self.last_status != TransactionStatus::Failed && !self.queue.iter().any(Request::is_end)
+        self.last_status != TransactionStatus::Failed && self.queue.ends() == 0
     }
 
     /// Nothing is owed and no transaction is open: another client may have the server.
@@ -241,12 +154,12 @@ impl Outstanding {
     /// What is sent up to the next Sync will be ignored by the server.
     #[inline]
     pub(crate) fn is_skipping(&self) -> bool {
-        self.skipping && !self.queue.contains(&Request::Sync)
+        self.skipping && self.queue.syncs() == 0
     }
 
     /// Exactly one ReadyForQuery is owed, and nothing behind it.
     pub(crate) fn is_one_request(&self) -> bool {
-        self.queue.iter().filter(|r| r.is_end()).count() == 1 && self.queue.back().is_some_and(Request::is_end)
+        self.queue.ends() == 1 && self.queue.back().is_some_and(Request::is_end)
     }
 
     pub(crate) fn is_copying_in(&self) -> bool {

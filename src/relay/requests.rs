@@ -3,7 +3,7 @@
 use pgweir_proto::frame::{BadLength, HEADER_LEN, Header};
 use pgweir_proto::frontend as tag;
 
-use super::outstanding::{Kind, Step};
+use super::queue::{Kind, Step};
 use super::session_use::{self, SessionUse};
 use super::tracking::{Deallocate, Rewritten, Tracking, TrackingSettings};
 use super::{Outstanding, Request, RequestFault, WHOLE_MESSAGE_MAX};

@@ -8,8 +8,9 @@ use pgweir_proto::frontend as tag;
 
 use super::RequestFault;
 use super::names::{Names, Unnamed};
-use super::outstanding::{Asker, Kind, Outstanding, Request, Step};
+use super::outstanding::Outstanding;
 use super::prepared::{Known, Prepared};
+use super::queue::{Asker, Kind, Request, Step};
 use super::statement::{self, Dialect, Statement};
 
 /// Names of portal and statement in one message, together with their NULs.
