@@ -396,6 +396,8 @@ impl Session {
             self.requests.track(buf, limits, &mut tracking, &mut send, on_use)
         } else {
             send(&self.requests.give_up_collected(tracking.owed));
+            // What the client makes of it now is not looked at.
+            tracking.names.drop_unnamed();
             let (n, stop) = self.requests.scan(buf, limits, tracking.owed, on_use);
             send(&buf[..n]);
             (n, stop)

@@ -463,6 +463,18 @@ mod beyond_pgbouncer {
     }
 
     #[test]
+    fn unnamed_statement_of_before_tracking_was_off_is_gone() {
+        let bouncer = start(|setup| setup.set("default_pool_size", 1));
+        let mut client = bouncer.client();
+        prepare(&mut client, "", "select 'before'");
+        bouncer.admin().run("set max_prepared_statements = 0");
+        prepare(&mut client, "", "select 'meanwhile'");
+        bouncer.admin().run("set max_prepared_statements = 100");
+        let error = exchange(&mut client, &[msg::bind("", &[])], "EZ")[0].error();
+        assert_eq!(error.code, "26000");
+    }
+
+    #[test]
     fn tracking_can_be_turned_off_in_the_middle_of_a_long_parse() {
         let bouncer = start(|setup| setup);
         let mut client = bouncer.client();
