@@ -134,16 +134,21 @@ impl Outstanding {
         self.doubtful
     }
 
-    /// So much is under way that the client has to wait. Not for what the server skips: it says
-    /// nothing more before it gets the Sync.
+    /// So much is under way that the client has to wait.
     #[inline]
     pub(crate) fn is_full(&self) -> bool {
-        self.queue.len() >= REQUESTS_MAX && !self.is_skipping()
+        self.queue.len() >= REQUESTS_MAX && !self.is_clients_turn()
     }
 
     /// Enough was answered for the client to go on after `is_full`.
     pub(crate) fn has_room(&self) -> bool {
-        self.queue.len() <= REQUESTS_MAX / 2 || self.is_skipping()
+        self.queue.len() <= REQUESTS_MAX / 2 || self.is_clients_turn()
+    }
+
+    /// The server says nothing more before it gets the Sync to which it skips, or the data of a
+    /// COPY, behind which it has only Syncs to swallow.
+    fn is_clients_turn(&self) -> bool {
+        self.is_skipping() || self.copy_in && self.queue.syncs() + 1 == self.queue.len()
     }
 
     /// The group that is being sent: what stands between two Syncs.

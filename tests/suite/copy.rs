@@ -17,6 +17,17 @@ fn assert_unharmed(bouncer: &Bouncer, client: &mut Wire, rows: &str) {
 }
 
 #[test]
+fn syncs_without_number_before_the_data_are_swallowed() {
+    let bouncer = Bouncer::start(Postgres::shared(), |setup| setup);
+    let mut client = bouncer.client();
+    client.run("create table much_synced (a int)");
+    client.send(&[msg::query("copy much_synced from stdin"), msg::sync().repeat(20_000)].concat());
+    client.send(&[msg::copy_data("1\n"), msg::copy_done()].concat());
+    client.expect("GCZ");
+    assert_eq!(client.one("select count(*) from much_synced"), "1");
+}
+
+#[test]
 fn copy_out_streams_every_row() {
     let (bouncer, mut client) = start();
     client.send(&msg::query("copy (select generate_series(1, 3)) to stdout"));
