@@ -205,7 +205,7 @@ fn a_reply_to_something_else_is_a_fault() {
 }
 
 fn statement(text: &str) -> Arc<Statement> {
-    intern(format!("outstanding {text}\0\0\0").as_bytes(), Dialect(1))
+    intern(format!("outstanding {text}\0\0\0").as_bytes(), Dialect { pool: 1, settings: 1 })
 }
 
 #[test]
