@@ -192,8 +192,11 @@ impl<'d, 'a> Groups<'d, 'a> {
             (false, _) => self.allow(Class::UnnamedGone),
         };
         let sql = self.likely.get("").cloned().unwrap_or(Sql::Settings);
-        // Half a transfer must not happen again, nor a COPY without its data.
-        if allowed && !matches!(sql, Sql::Move { .. } | Sql::CopyIn) {
+        // Half a transfer must not happen again, nor a COPY without its data; also not what was there
+        // before this pipeline, and will still be if what replaces it is skipped.
+        let before = self.draw.model.session.statements.get("").map(|statement| &statement.sql);
+        let is_once = |sql: &Sql| matches!(sql, Sql::Move { .. } | Sql::CopyIn);
+        if allowed && !is_once(&sql) && !before.is_some_and(is_once) {
             self.run("", &sql);
         }
     }
