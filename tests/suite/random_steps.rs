@@ -69,7 +69,9 @@ fn fatal_log_lines(pg: &Postgres) -> String {
     let log = std::fs::read(pg.dir.join("log")).unwrap_or_default();
     let log = String::from_utf8_lossy(&log);
     let lines: Vec<&str> = log.lines().collect();
-    let told = |line: &str| ["FATAL", "PANIC", "LOG:  "].iter().any(|level| line.contains(level));
+    // Of errors only those that the protocol is about.
+    let words = ["FATAL", "PANIC", "LOG:  ", "ERROR:  unexpected ", "ERROR:  invalid message"];
+    let told = |line: &str| words.iter().any(|word| line.contains(word));
     let shown: Vec<String> =
         lines.iter().filter(|line| told(line)).map(|line| line.chars().take(200).collect()).collect();
     shown[shown.len().saturating_sub(20)..].join("\n")
