@@ -48,7 +48,6 @@ impl End {
             End::RequestFault(RequestFault::Broken(name)) => Some(ClientError::BrokenPacket(name)),
             End::RequestFault(RequestFault::StatementNameTooLong) => Some(ClientError::StatementNameTooLong),
             End::RequestFault(RequestFault::StatementsTooLarge) => Some(ClientError::StatementsTooLarge),
-            End::RequestFault(RequestFault::OutOfStep) => Some(ClientError::OutOfStep),
             End::Error(error) => Some(error.clone()),
             End::Killed(Kill { error, tell }) => tell.then(|| error.clone()),
             // Its own FATAL was passed on.

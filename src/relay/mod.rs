@@ -49,7 +49,4 @@ pub(crate) enum RequestFault {
     StatementNameTooLong,
     /// Above `max_client_prepared_size`.
     StatementsTooLarge,
-    /// After a failed COPY with Syncs in it nobody can tell which reply will be whose, and now
-    /// it matters.
-    OutOfStep,
 }

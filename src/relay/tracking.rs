@@ -151,7 +151,6 @@ impl Tracking<'_> {
         let step = Step { renames: true, ..Step::client(Kind::Parse) };
         match self.prepared.look(&statement, self.owed.group()) {
             Known::Unsettled => return Rewritten::Hold,
-            Known::Ready if self.owed.is_doubtful() => return Rewritten::Fault(RequestFault::OutOfStep),
             Known::Ready if self.owed.is_status_sure() => {
                 self.owed.request(Request::Step(Step { asker: Asker::Nobody, ..step }));
             }
@@ -277,9 +276,6 @@ impl Tracking<'_> {
             return Rewritten::Hold;
         }
         if is_named && (self.names.get(name).is_some() || !self.prepared.is_pinned()) {
-            if self.owed.is_doubtful() {
-                return Rewritten::Fault(RequestFault::OutOfStep);
-            }
             let renames = self.names.remove(name, self.owed.group());
             self.owed.request(Request::Step(Step { asker: Asker::Nobody, renames, ..Step::client(Kind::Close) }));
             return Rewritten::Replaced(HEADER_LEN + body.len());
@@ -316,7 +312,6 @@ impl Tracking<'_> {
         match known {
             Known::Ready => {}
             Known::Unsettled => return Ok(Target::Hold),
-            Known::Doubtful | Known::Absent if self.owed.is_doubtful() => return Err(RequestFault::OutOfStep),
             // Prepared anew, it would give the client rows that it does not expect.
             Known::Doubtful | Known::Absent if statement.is_retired() => {
                 out(NOT_SUPPORTED);
@@ -336,9 +331,6 @@ impl Tracking<'_> {
         let is_own = if name.is_empty() { self.names.is_unnamed_here() } else { self.prepared.is_pinned() };
         if is_own && !statement::is_ours(name) {
             return Ok(());
-        }
-        if self.owed.is_doubtful() {
-            return Err(RequestFault::OutOfStep);
         }
         if name.len() > CLOSE_NAME_LEN_MAX {
             return Err(RequestFault::StatementNameTooLong);

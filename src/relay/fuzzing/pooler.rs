@@ -5,8 +5,8 @@ use pgweir_proto::error_response::ErrorFields;
 use pgweir_proto::frame::{HEADER_LEN, Header};
 
 use super::super::{
-    Books, Dialect, Edit, First, Names, Outstanding, Parses, Prepared, Replies, RequestFault, RequestLimits, Requests,
-    Stop, Tracking, TrackingSettings,
+    Books, Dialect, Edit, First, Names, Outstanding, Parses, Prepared, Replies, RequestLimits, Requests, Stop,
+    Tracking, TrackingSettings,
 };
 use super::postgres::{Postgres, SYNTAX, TAKEN};
 
@@ -163,7 +163,6 @@ impl Pooler {
         *is_held = stop == Stop::Hold;
         match stop {
             Stop::NeedMore | Stop::Hold => partial.extend_from_slice(&buf[n..]),
-            Stop::Fault(RequestFault::OutOfStep) if owed.is_doubtful() => self.part(at),
             stop => panic!("{stop:?}"),
         }
     }
