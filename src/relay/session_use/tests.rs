@@ -189,35 +189,3 @@ fn any_bytes_will_do() {
     }
     assert!(found > 1000, "{found}");
 }
-
-/// `cargo test --release --lib costs -- --ignored --nocapture`
-#[test]
-#[ignore = "prints how long a look takes"]
-fn costs() {
-    let long = format!("insert into events (id, payload) values (1, '{}')", "{\"key\": \"value\"}, ".repeat(100));
-    let texts = [
-        "select 1",
-        "begin",
-        "SELECT abalance FROM pgbench_accounts WHERE aid = 4711;",
-        "select o.id, o.total_cents, c.first_name, c.last_name from orders o join customers c on c.id = o.customer_id where o.id = $1",
-        "UPDATE pgbench_branches SET bbalance = bbalance + 100 WHERE bid = 1;",
-        "INSERT INTO pgbench_history (tid, bid, aid, delta, mtime) VALUES (1, 2, 3, 4, CURRENT_TIMESTAMP);",
-        "/* controller='orders' */ select o.id from orders o where o.id = $1",
-        "begin; update t set a = 1 where b = 2; commit",
-        "set statement_timeout = 1000",
-        "create temp table t (a int, b text)",
-        "select pg_advisory_lock(1)",
-        long.as_str(),
-    ];
-    for text in texts {
-        let body = [text.as_bytes(), b"\0"].concat();
-        let began = std::time::Instant::now();
-        let mut found = 0_u64;
-        const ROUNDS: u32 = 1_000_000;
-        for _ in 0..ROUNDS {
-            look(tag::QUERY, std::hint::black_box(&body), |_| found += 1);
-        }
-        let ns = began.elapsed().as_nanos() as f64 / f64::from(ROUNDS);
-        println!("{ns:7.1} ns, {} bytes, found {}: {:.60}", body.len(), found > 0, text);
-    }
-}
