@@ -15,10 +15,11 @@ use tokio::time::MissedTickBehavior;
 use crate::admin::{Console, StatsHistory};
 use crate::auth::AuthContext;
 use crate::client::{Clients, ConsoleClient};
-use crate::control::{Command, Commands, Shutdown};
+use crate::control::{Command, Commands, Configured, Shutdown};
 use crate::crew::{self, Crew};
 use crate::log::{self, Target, Topic, log_at};
 use crate::net::listener::{ListenError, Listeners};
+use crate::net::tls::{SetupError, TlsSetup};
 use crate::pools::Pools;
 use crate::process::pidfile::PidfileError;
 use crate::process::{Launch, Options, VERSION, limits};
@@ -38,6 +39,7 @@ const SHUTDOWN_LOOK: Duration = Duration::from_millis(100);
 pub(crate) enum StartError {
     Logfile(io::Error),
     Runtime(io::Error),
+    Tls(SetupError),
     Listen(ListenError),
     Pidfile(PidfileError),
 }
@@ -47,6 +49,7 @@ impl fmt::Display for StartError {
         match self {
             StartError::Logfile(e) => write!(f, "cannot open logfile: {e}"),
             StartError::Runtime(e) => write!(f, "cannot start threads: {e}"),
+            StartError::Tls(e) => e.fmt(f),
             StartError::Listen(e) => e.fmt(f),
             StartError::Pidfile(e) => e.fmt(f),
         }
@@ -72,6 +75,7 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     set_log_level(&config.settings, verbose);
     log_problems(&loaded.warnings);
     limits::check_limits(&config);
+    let tls = tls_setup(&config.settings).map_err(StartError::Tls)?;
     let control = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -82,7 +86,7 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     let signals = control.block_on(async { Signals::new() }).map_err(StartError::Runtime)?;
     let listeners = Listeners::bind(&config.settings).map_err(StartError::Listen)?;
     let (console_clients, consoles) = unbounded_channel();
-    let pools = make_pools(&config, &control);
+    let pools = make_pools(&config, tls, &control);
     let auth = AuthContext::new();
     let clients = Arc::new(Clients { pools: Arc::clone(&pools), auth, console: console_clients });
     let crew = Crew::start(Arc::clone(&clients)).map_err(StartError::Runtime)?;
@@ -95,12 +99,16 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     served
 }
 
-fn make_pools(config: &Arc<Config>, control: &Runtime) -> Arc<Pools> {
+fn tls_setup(settings: &Settings) -> Result<Arc<TlsSetup>, SetupError> {
+    TlsSetup::new(settings, |warning| log_at!(Warning, "{warning}")).map(Arc::new)
+}
+
+fn make_pools(config: &Arc<Config>, tls: Arc<TlsSetup>, control: &Runtime) -> Arc<Pools> {
     let registry = Arc::new(Registry::default());
     let tracked = Arc::new(Tracked::new(config.settings.track_extra_parameters.iter().map(String::as_str)));
     let connector = Connector::new(Arc::clone(&registry), Arc::clone(&tracked), &config.settings);
     let (_, workers) = crew::size(&config.settings);
-    Pools::new(Arc::clone(config), registry, tracked, connector, control.handle().clone(), workers)
+    Pools::new(Arc::clone(config), tls, registry, tracked, connector, control.handle().clone(), workers)
 }
 
 fn log_target(config: &Config, quiet: bool) -> Target {
@@ -168,9 +176,8 @@ impl App {
                 let _ = answer.send(self.reload());
                 None
             }
-            Command::Configure(config, answer) => {
-                self.put_in_force(&config);
-                let _ = answer.send(());
+            Command::Configure(config, key, answer) => {
+                let _ = answer.send(self.configure(&config, &key));
                 None
             }
             Command::Shutdown(how) => Some(how),
@@ -237,14 +244,35 @@ impl App {
         for key in config.settings.keep_unchangeable(&before.settings) {
             log_at!(Warning, "{key} has changed; that needs a restart, the old value stays in force");
         }
-        self.put_in_force(&Arc::new(config));
+        let tls = tls_setup(&config.settings).map_err(|e| {
+            log_at!(Error, "{e}");
+            log_at!(Error, "RELOAD failed: the configuration in force stays as it is");
+            e.to_string()
+        })?;
+        self.put_in_force(&Arc::new(config), tls);
         Ok(())
     }
 
+    /// SET. Of settings that only make sense together, each is taken as it comes, and all of them
+    /// as soon as they do.
+    fn configure(&self, config: &Arc<Config>, key: &str) -> Configured {
+        let is_tls = key.contains("_tls_") || key.contains("_tls13_");
+        let made = is_tls.then(|| tls_setup(&config.settings)).transpose();
+        let (tls, configured) = match made {
+            Ok(tls) => (tls, Configured::InForce),
+            Err(e) => {
+                log_at!(Error, "{e}");
+                (None, Configured::TlsKept)
+            }
+        };
+        self.put_in_force(config, tls.unwrap_or_else(|| self.pools.tls()));
+        configured
+    }
+
     /// Changes everything that settings decide.
-    fn put_in_force(&self, config: &Arc<Config>) {
+    fn put_in_force(&self, config: &Arc<Config>, tls: Arc<TlsSetup>) {
         self.pools.connector.configure(&config.settings);
-        for change in self.pools.reload(Arc::clone(config)) {
+        for change in self.pools.reload(Arc::clone(config), tls) {
             log_at!(Log, "RELOAD: {change}");
         }
         self.crew.set_limits(crew::request_limits(&config.settings));

@@ -21,9 +21,17 @@ pub(crate) enum Shutdown {
 pub(crate) enum Command {
     /// Read the configuration again; answered when it is in force, or with why it is not.
     Reload(oneshot::Sender<Result<(), String>>),
-    /// Put this in force, for SET; answered when it is.
-    Configure(Arc<Config>, oneshot::Sender<()>),
+    /// Put this in force, for SET of this key; answered when it is.
+    Configure(Arc<Config>, String, oneshot::Sender<Configured>),
     Shutdown(Shutdown),
+}
+
+/// How a SET went.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Configured {
+    InForce,
+    /// The setting is, but TLS stays as it is: a key that waits for its certificate, for one.
+    TlsKept,
 }
 
 pub(crate) type Commands = tokio::sync::mpsc::UnboundedSender<Command>;

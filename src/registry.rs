@@ -86,6 +86,8 @@ pub(crate) struct ClientInfo {
     pub(crate) connect_us: u64,
     /// It came for replication.
     pub(crate) replication: Option<Replication>,
+    /// Version and cipher; `None`: no TLS.
+    pub(crate) tls: Option<Arc<str>>,
     /// When its last request came.
     request_us: AtomicU64,
     /// Since when it waits for a server; 0: it does not.
@@ -168,6 +170,7 @@ impl ClientInfo {
             database,
             connect_us,
             replication: None,
+            tls: None,
             request_us: AtomicU64::new(clock::now_us()),
             wait_us: AtomicU64::new(0),
             query_us: AtomicU64::new(0),
@@ -270,6 +273,11 @@ pub(crate) struct ServerInfo {
     pub(crate) connect_us: u64,
     /// It is a walsender, of one client only.
     pub(crate) replication: Option<Replication>,
+    /// Version and cipher; `None`: no TLS.
+    pub(crate) tls: Option<Arc<str>>,
+    /// As the database's entry names it, for whoever checks its certificate again; `None` only
+    /// in tests.
+    pub(crate) host: Option<Arc<str>>,
     request_us: AtomicU64,
     state: AtomicU8,
     /// Id of the client that it is linked to; 0: none.
@@ -318,6 +326,8 @@ impl ServerInfo {
             cancel_key,
             connect_us,
             replication: None,
+            tls: None,
+            host: None,
             request_us: AtomicU64::new(connect_us),
             state: AtomicU8::new(ServerPhase::Login as u8),
             link: AtomicU64::new(0),
@@ -326,6 +336,10 @@ impl ServerInfo {
             close_needed: AtomicBool::new(false),
             cancels: Cancels::default(),
         }
+    }
+
+    pub(crate) fn host(&self) -> &str {
+        self.host.as_deref().unwrap_or_default()
     }
 
     named!();

@@ -79,14 +79,14 @@ impl Accepting {
 fn place_tcp(stream: TcpStream, clients: &Clients, crew: &Crew) -> io::Result<()> {
     let ends = Ends::Tcp { peer: stream.peer_addr()?, local: stream.local_addr()? };
     TcpOptions::for_clients(&clients.pools.config().settings).apply(&stream)?;
-    crew.place(Stream::Tcp(stream).detach()?, ends, ClientSlot::new(&clients.pools.registry));
+    crew.place(Stream::tcp(stream).detach()?, ends, ClientSlot::new(&clients.pools.registry));
     Ok(())
 }
 
 fn place_unix(stream: UnixStream, port: u16, clients: &Clients, crew: &Crew) -> io::Result<()> {
     let peer_pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
     let ends = Ends::Unix { port, peer_pid };
-    crew.place(Stream::Unix(stream).detach()?, ends, ClientSlot::new(&clients.pools.registry));
+    crew.place(Stream::unix(stream).detach()?, ends, ClientSlot::new(&clients.pools.registry));
     Ok(())
 }
 

@@ -77,9 +77,6 @@ fn status_note<S>(row: &Row<S>) -> String {
         Status::Acts => String::new(),
         Status::ActsExcept(values) => format!(" Refused in this version: {}.", values.join(", ")),
         Status::Later => " Not supported by this version yet.".to_owned(),
-        Status::LaterExcept(values) => {
-            format!(" Not supported by this version yet; refused: {}.", values.join(", "))
-        }
         Status::NoEffect(reason) => format!(" No effect: {reason}."),
     }
 }

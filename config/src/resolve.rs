@@ -122,7 +122,7 @@ impl Resolver {
                 );
             } else if Some(&value) != (row.show)(defaults).as_ref() {
                 match row.status {
-                    Status::Later | Status::LaterExcept(_) => {
+                    Status::Later => {
                         self.warn(place, format!("{key} is not supported by this version yet, ignored"));
                     }
                     Status::NoEffect(reason) => self.warn(place, format!("{key} has no effect: {reason}")),

@@ -7,12 +7,9 @@ use crate::kind::{
     ServerDatabase, Switch, Text, Unset, Verbosity, WholeSeconds, WorkerCount,
 };
 use crate::problem::nearest;
-use crate::table::Status::{Acts, ActsExcept, Later, LaterExcept, NoEffect};
+use crate::table::Status::{Acts, ActsExcept, Later, NoEffect};
 use crate::table::{Change, Row, Status, section};
 use crate::units::{AuthType, PoolMode, ServerMaxProtocolVersion, SslMode, SyslogFacility};
-
-/// TLS modes that promise encryption.
-const TLS_REQUIRED: &[&str] = &["require", "verify-ca", "verify-full"];
 
 section! {
     /// What `[pgbouncer]` says, all of it, with defaults filled in.
@@ -36,7 +33,7 @@ section! {
             "LDAP options when `auth_type` is ldap. May hold a password, so it is never shown.";
         auth_query: Text, Some("SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin"), Reload, Later,
             "Query that reads the secret of a user whom `auth_file` does not have; run as `auth_user`.";
-        auth_type: OneOf<AuthType>, Some("md5"), Reload, ActsExcept(&["cert", "hba", "ldap", "pam"]),
+        auth_type: OneOf<AuthType>, Some("md5"), Reload, ActsExcept(&["hba", "ldap", "pam"]),
             "How clients log in. With md5, users with a SCRAM secret log in with SCRAM.";
         auth_user: Unset<Text>, None, Reload, Later,
             "User who runs `auth_query`. Not set: only users of `auth_file` are known.";
@@ -48,23 +45,23 @@ section! {
             "Disconnect clients idle outside a transaction for longer than this. 0: never.";
         client_login_timeout: Seconds, Some("60"), Reload, Acts,
             "Disconnect clients that have not logged in within this time. 0: never.";
-        client_tls13_ciphers: Unset<Text>, None, Reload, Later,
+        client_tls13_ciphers: Unset<Text>, None, Reload, Acts,
             "Cipher suites for TLS 1.3 towards clients. Not set: the library's.";
-        client_tls_ca_file: Unset<FilePath>, Some(""), Reload, Later,
+        client_tls_ca_file: Unset<FilePath>, Some(""), Reload, Acts,
             "Certificates of the authorities that sign client certificates.";
-        client_tls_cert_file: Unset<FilePath>, Some(""), Reload, Later,
+        client_tls_cert_file: Unset<FilePath>, Some(""), Reload, Acts,
             "Certificate shown to clients.";
-        client_tls_ciphers: Text, Some("default"), Reload, Later,
+        client_tls_ciphers: Text, Some("default"), Reload, Acts,
             "Ciphers for TLS 1.2 towards clients.";
-        client_tls_dheparams: Text, Some("auto"), Reload, Later,
+        client_tls_dheparams: Text, Some("auto"), Reload, NoEffect("key exchange is by elliptic curves only"),
             "Kind of DHE key exchange towards clients.";
-        client_tls_ecdhcurve: Text, Some("auto"), Reload, Later,
+        client_tls_ecdhcurve: Text, Some("auto"), Reload, Acts,
             "Curve of the ECDH key exchange towards clients.";
-        client_tls_key_file: Unset<FilePath>, Some(""), Reload, Later,
+        client_tls_key_file: Unset<FilePath>, Some(""), Reload, Acts,
             "Private key of the certificate shown to clients.";
-        client_tls_protocols: Text, Some("secure"), Reload, Later,
+        client_tls_protocols: Text, Some("secure"), Reload, Acts,
             "TLS versions offered to clients: all, secure, or a list of tlsv1.2 and tlsv1.3.";
-        client_tls_sslmode: OneOf<SslMode>, Some("disable"), Reload, LaterExcept(TLS_REQUIRED),
+        client_tls_sslmode: OneOf<SslMode>, Some("disable"), Reload, Acts,
             "Whether clients may or must use TLS.";
         conffile: Unset<FilePath>, None, Reload, Acts,
             "The configuration file in use. Changing it makes the next RELOAD read another.";
@@ -164,19 +161,19 @@ section! {
             "Run `server_reset_query` in all pool modes.";
         server_round_robin: Switch, Some("0"), Reload, Acts,
             "Hand out the server connection idle for longest, in place of the one used last.";
-        server_tls13_ciphers: Unset<Text>, None, Reload, Later,
+        server_tls13_ciphers: Unset<Text>, None, Reload, Acts,
             "Cipher suites for TLS 1.3 towards servers. Not set: the library's.";
-        server_tls_ca_file: Unset<FilePath>, Some(""), Reload, Later,
+        server_tls_ca_file: Unset<FilePath>, Some(""), Reload, Acts,
             "Certificates of the authorities that sign server certificates.";
-        server_tls_cert_file: Unset<FilePath>, Some(""), Reload, Later,
+        server_tls_cert_file: Unset<FilePath>, Some(""), Reload, Acts,
             "Certificate shown to servers.";
-        server_tls_ciphers: Text, Some("default"), Reload, Later,
+        server_tls_ciphers: Text, Some("default"), Reload, Acts,
             "Ciphers for TLS 1.2 towards servers.";
-        server_tls_key_file: Unset<FilePath>, Some(""), Reload, Later,
+        server_tls_key_file: Unset<FilePath>, Some(""), Reload, Acts,
             "Private key of the certificate shown to servers.";
-        server_tls_protocols: Text, Some("secure"), Reload, Later,
+        server_tls_protocols: Text, Some("secure"), Reload, Acts,
             "TLS versions offered to servers: all, secure, or a list of tlsv1.2 and tlsv1.3.";
-        server_tls_sslmode: OneOf<SslMode>, Some("prefer"), Reload, ActsExcept(TLS_REQUIRED),
+        server_tls_sslmode: OneOf<SslMode>, Some("prefer"), Reload, Acts,
             "Whether connections to servers may or must use TLS.";
         so_reuseport: Switch, Some("0"), Restart, Acts,
             "Let several processes listen on the same port.";
@@ -314,7 +311,7 @@ impl Settings {
             return Err(SetError::Invalid { key, expected: (row.accepts)() });
         }
         let value = row.value(&changed).unwrap_or_default();
-        let later = matches!(row.status, Status::Later | Status::LaterExcept(_));
+        let later = row.status == Status::Later;
         if row.refused().contains(&value.as_str()) || (later && row.value(self) != Some(value.clone())) {
             return Err(SetError::Unsupported { key, value });
         }

@@ -9,8 +9,6 @@ pub(crate) enum Status {
     ActsExcept(&'static [&'static str]),
     /// Known and checked, but without effect yet: setting it is warned about.
     Later,
-    /// As `Later`; these values are refused, because ignoring them would be unsafe.
-    LaterExcept(&'static [&'static str]),
     /// Describes something of PgBouncer's that pgweir does not have; the text says what.
     NoEffect(&'static str),
 }
@@ -57,7 +55,7 @@ impl<S> Row<S> {
     /// Values that this version refuses.
     pub(crate) fn refused(&self) -> &'static [&'static str] {
         match self.status {
-            Status::ActsExcept(values) | Status::LaterExcept(values) => values,
+            Status::ActsExcept(values) => values,
             Status::Acts | Status::Later | Status::NoEffect(_) => &[],
         }
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use pgweir_config::{Config, Loaded, PoolMode, Problems, Secret, Source, UserSecret};
+use pgweir_config::{Config, Loaded, PoolMode, Problems, Secret, Source, SslMode, UserSecret};
 
 fn source(file: Option<&str>, variables: &[(&str, &str)]) -> Source {
     let variables = variables.iter().map(|(name, value)| (OsString::from(name), OsString::from(value)));
@@ -140,14 +140,8 @@ fn a_database_url() {
 #[test]
 fn a_url_s_parameters() {
     let url = "postgres://u:p@h/d?connect_timeout=5&sslmode=require";
-    let found = problems(None, &[("DATABASE_URL", url)]);
-    assert_eq!(
-        found,
-        [
-            "environment variable DATABASE_URL: server_tls_sslmode=require is not supported by this version yet, and ignoring it would be unsafe"
-        ]
-    );
-    let loaded = load(None, &[("DATABASE_URL", "postgres://u:p@h/d?connect_timeout=5")]).unwrap();
+    let loaded = load(None, &[("DATABASE_URL", url)]).unwrap();
+    assert_eq!(loaded.config.settings.server_tls_sslmode, SslMode::Require);
     let warnings: Vec<String> = loaded.warnings.iter().map(ToString::to_string).collect();
     assert_eq!(
         warnings,

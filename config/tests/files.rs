@@ -115,9 +115,6 @@ fn what_does_not_act_yet_is_told() {
             later(3, "auth_user"),
             later(8, "auth_user"),
             later(9, "auth_query"),
-            later(10, "client_tls_sslmode"),
-            later(11, "client_tls_key_file"),
-            later(12, "client_tls_cert_file"),
             format!("{file}:16: pkt_buf has no effect: buffers are sized by what they carry"),
         ]
     );
@@ -184,12 +181,10 @@ fn every_problem_of_a_broken_file() {
         "15: invalid value \"pgbouncer\" for auth_dbname, expected a database other than the reserved \"pgbouncer\"".to_owned(),
         format!("16: auth_type=hba {unsafe_to_ignore}"),
         "17: unknown key \"auth_tpye\", the nearest known one here is \"auth_type\"".to_owned(),
-        format!("18: client_tls_sslmode=verify-full {unsafe_to_ignore}"),
         "19: invalid value \"-5\" for default_pool_size, expected a whole number from 0 to 2147483647".to_owned(),
         "20: invalid value \"70000\" for listen_port, expected a port from 1 to 65535".to_owned(),
         "21: unknown key \"pool_size\", the nearest known one here is \"pool_mode\" (\"pool_size\" belongs in [databases] and [users] and [peers])".to_owned(),
         "22: invalid value \"soon\" for query_timeout, expected a number of seconds, or a number with us, ms, s, min, h or d behind it".to_owned(),
-        format!("23: server_tls_sslmode=require {unsafe_to_ignore}"),
         "25: unknown section [extra], the nearest known one is [users]".to_owned(),
     ];
     assert_eq!(lines(&problems.errors), expected.map(|line| format!("{file}:{line}")));

@@ -105,7 +105,11 @@ impl Session {
         let peer_id = console.pools.config().settings.peer_id;
         let info = registry.add_client(
             || auth::new_cancel_key(ProtocolVersion::V3_0, peer_id),
-            |key| ClientInfo::new(id, key, ends, user, CONSOLE_DATABASE.into(), connect_us),
+            |key| {
+                let mut info = ClientInfo::new(id, key, ends, user, CONSOLE_DATABASE.into(), connect_us);
+                info.tls = stream.tls_description();
+                info
+            },
         );
         info.set_application_name(application_name.as_ref());
         slot.logged_in();
@@ -121,8 +125,9 @@ impl Session {
             self.log_error(&text);
             let mut out = Vec::new();
             ErrorResponse::new(Severity::Fatal, SqlState::PROTOCOL_VIOLATION, &text).error(&mut out);
-            // If it does not take it, it will see the end.
-            let _ = self.stream.try_write(&out);
+            self.stream.try_end(&out);
+        } else {
+            self.stream.try_end(&[]);
         }
         if config.settings.log_disconnections {
             let age_s = clock::now_us().saturating_sub(self.info.connect_us) / 1_000_000;
@@ -186,7 +191,8 @@ impl Session {
     }
 
     async fn send(&mut self, out: &[u8]) -> Result<(), End> {
-        self.stream.write_all(out).await.map_err(End::Failed)
+        self.stream.write_all(out).await.map_err(End::Failed)?;
+        self.stream.flush().await.map_err(End::Failed)
     }
 
     /// Lets `time` go by, unless the client goes away before. What it sends is kept for later.

@@ -9,8 +9,11 @@ use tokio::sync::oneshot;
 use super::notice;
 use super::session::{Answer, Session, done};
 use super::show::parameters;
-use crate::control::Command;
+use crate::control::{Command, Configured};
 use crate::log::log_at;
+
+/// PgBouncer's words.
+const TLS_KEPT: &str = "TLS settings could not be applied, still using old configuration";
 
 /// RELOAD: reads the configuration again; if that fails, nothing changes.
 pub(super) async fn reload(session: &Session) -> Answer {
@@ -42,9 +45,13 @@ pub(super) async fn set(session: &Session, key: &str, value: &str) -> Answer {
         AdminError::SetFailed
     })?;
     let (answer, answered) = oneshot::channel();
-    let _ = session.console.commands.send(Command::Configure(Arc::new(config), answer));
-    answered.await.map_err(|_| AdminError::SetFailed)?;
-    Ok(done(&format!("SET {key}={value}")))
+    let _ = session.console.commands.send(Command::Configure(Arc::new(config), key.to_owned(), answer));
+    let mut out = Vec::new();
+    if answered.await.map_err(|_| AdminError::SetFailed)? == Configured::TlsKept {
+        notice(&mut out, TLS_KEPT, None);
+    }
+    out.extend(done(&format!("SET {key}={value}")));
+    Ok(out)
 }
 
 fn changed(config: &Config, key: &str, value: &str) -> Result<Config, SetError> {

@@ -21,6 +21,7 @@ pub(super) async fn send<S: AsyncWrite + Unpin>(
     let mut out = Vec::new();
     write(&mut out);
     stream.write_all(&out).await.map_err(|_| EOF)?;
+    stream.flush().await.map_err(|_| EOF)?;
     stream.flush().await.map_err(|_| EOF)
 }
 

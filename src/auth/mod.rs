@@ -5,6 +5,7 @@
 //! end, and as long a computation. What the operator should know is in [`Reason`].
 
 mod any;
+mod cert;
 mod context;
 mod md5;
 mod message;
@@ -26,6 +27,7 @@ use pgweir_proto::scram::{ScramError, ScramKeys, Verifier};
 use pgweir_proto::secret::StoredSecret;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use cert::authenticate as authenticate_by_certificate;
 pub(crate) use context::AuthContext;
 pub(crate) use peer::is_console_owner;
 pub(crate) use random::{new_cancel_key, random_bytes};
@@ -97,6 +99,9 @@ pub(crate) enum Reason {
     Malformed,
     /// The computation was cut off: the process ends.
     Interrupted,
+    NoTls,
+    NoCertificate,
+    CertificateOfOther,
     /// A method that this version does not have.
     NoMethod(AuthType),
 }
@@ -110,6 +115,9 @@ impl fmt::Display for Reason {
             Reason::Md5Secret => f.write_str("user has MD5 secret, which SCRAM cannot use"),
             Reason::Scram(error) => error.fmt(f),
             Reason::Malformed => f.write_str("malformed authentication message"),
+            Reason::NoTls => f.write_str("TLS connection required"),
+            Reason::NoCertificate => f.write_str("TLS client certificate required"),
+            Reason::CertificateOfOther => f.write_str("TLS certificate name mismatch"),
             Reason::Interrupted => f.write_str("authentication was interrupted"),
             Reason::NoMethod(method) => write!(f, "auth_type={method} is not supported"),
         }

@@ -10,7 +10,7 @@ const CONSOLE_OWNER: &str = "pgbouncer";
 
 /// Whether a client that asks for the console as `user` is whoever runs this process.
 pub(crate) fn is_console_owner(stream: &Stream, user: &str) -> bool {
-    user == CONSOLE_OWNER && stream.peer_uid() == Some(getuid().as_raw())
+    user == CONSOLE_OWNER && stream.peer_cred().is_some_and(|peer| peer.uid() == getuid().as_raw())
 }
 
 #[cfg(test)]
@@ -21,11 +21,11 @@ mod tests {
     #[tokio::test]
     async fn only_the_same_user_over_a_unix_socket_owns_the_console() {
         let (_peer, unix) = UnixStream::pair().unwrap();
-        let unix = Stream::Unix(unix);
+        let unix = Stream::unix(unix);
         assert!(is_console_owner(&unix, "pgbouncer"));
         assert!(!is_console_owner(&unix, "postgres"));
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let tcp = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
-        assert!(!is_console_owner(&Stream::Tcp(tcp), "pgbouncer"));
+        assert!(!is_console_owner(&Stream::tcp(tcp), "pgbouncer"));
     }
 }

@@ -116,8 +116,9 @@ impl CancelRequest {
                 return Err(GivenUp::NowIdle);
             }
             listed.set_state(CancelState::Connecting);
-            let config = self.pools.config();
-            let stream = cancel::connect(&server.address, &config.settings).await.map_err(GivenUp::Failed)?;
+            let (config, tls) = (self.pools.config(), self.pools.tls());
+            let stream = cancel::connect(&server, &tls.dialer, &config.settings).await;
+            let stream = stream.map_err(GivenUp::Failed)?;
             // From here on the server serves nobody else until the request is over.
             let guard = server.begin_cancel(client, query).ok_or(GivenUp::NowIdle)?;
             Ok(Some((turn, stream, guard)))
@@ -152,7 +153,7 @@ impl CancelRequest {
         let found = self.pools.connector.hosts.addresses(host, peer.entry.port).await;
         let mut last = io::ErrorKind::AddrNotAvailable.into();
         for address in found.map_err(GivenUp::NotResolved)? {
-            match cancel::connect(&address, &config.settings).await {
+            match cancel::connect_to_peer(&address, &config.settings).await {
                 Ok(stream) => return Ok(stream),
                 Err(e) => last = e,
             }

@@ -123,6 +123,9 @@ impl Session {
         }
         // The socket is closed after this: what is not out now never will be.
         self.worker.outbox.flush();
+        if !self.cell.to_client.is_blocked() {
+            self.stream.try_end(&[]);
+        }
     }
 
     fn log_end(&self, end: &End, told: Option<&ClientError>) {
@@ -158,10 +161,10 @@ impl Session {
         self.cell.info.set_link(0);
         if end.leaves_query_running() && !server.outstanding.is_answered() {
             let info = std::sync::Arc::clone(&server.info);
-            let config = self.pools.config();
+            let (config, tls) = (self.pools.config(), self.pools.tls());
             self.pools.control.spawn(async move {
                 // Best effort: without it the query only runs until it finds its client gone.
-                if let Ok(stream) = cancel::connect(&info.address, &config.settings).await {
+                if let Ok(stream) = cancel::connect(&info, &tls.dialer, &config.settings).await {
                     let _ = cancel::send(stream, &info.cancel_key).await;
                 }
             });

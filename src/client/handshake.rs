@@ -19,9 +19,26 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use crate::pools::Walsender;
 use crate::server::parameters::{Parameters, Tracked};
 
+/// What there is for a client that asks for encryption.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Encryption {
+    Unavailable,
+    Offered {
+        /// Nobody logs in without.
+        is_required: bool,
+    },
+    /// It is used already.
+    Tls,
+}
+
 /// What a client has come for.
 #[derive(Debug)]
 pub(crate) enum Hello {
+    /// TLS, which it has been granted: the handshake comes next, then another hello.
+    Tls {
+        /// What was read of it, with no request before: TLS from the first byte on.
+        early: Vec<u8>,
+    },
     Cancel(CancelKey),
     Startup(Startup),
 }
@@ -84,13 +101,25 @@ pub(crate) async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     config: &Config,
     tracked: &Tracked,
+    encryption: Encryption,
 ) -> Result<Hello, HandshakeError> {
     let mut packet = Vec::new();
-    let mut declined = Vec::new();
+    // Inside TLS there is nothing more to be had.
+    let mut declined = match encryption {
+        Encryption::Tls => vec![StartupRequest::Ssl, StartupRequest::GssEnc],
+        _ => Vec::new(),
+    };
+    let is_offered = matches!(encryption, Encryption::Offered { .. });
     loop {
-        read_packet(stream, &mut packet).await?;
+        match read_packet(stream, &mut packet, is_offered && declined.is_empty()).await? {
+            First::Packet => {}
+            First::TlsRecord => return Ok(Hello::Tls { early: packet }),
+        }
         match parse_startup(&packet)? {
             StartupRequest::Cancel(key) => return Ok(Hello::Cancel(key)),
+            StartupRequest::Startup(_) if encryption == (Encryption::Offered { is_required: true }) => {
+                return Err(ClientError::SslRequired.into());
+            }
             StartupRequest::Startup(startup) => {
                 let replication = startup.replication()?;
                 let parameters = parameters(&startup, &config.settings, tracked, replication.is_some())?;
@@ -104,22 +133,44 @@ pub(crate) async fn read_hello<S: AsyncRead + AsyncWrite + Unpin>(
                         .map(|kind| Walsender { kind, options: startup.get("options").map(str::to_owned) }),
                 }));
             }
-            encryption if declined.contains(&encryption) => {
+            asked if declined.contains(&asked) => {
                 let hex = packet.iter().map(|byte| format!("{byte:02x}")).collect();
                 return Err(ClientError::BadPacketHeader(hex).into());
             }
-            encryption => {
-                decline(stream, &encryption).await?;
-                declined.push(encryption);
+            StartupRequest::Ssl if is_offered => {
+                answer(stream, &StartupRequest::Ssl, b"S").await?;
+                return Ok(Hello::Tls { early: Vec::new() });
+            }
+            asked => {
+                answer(stream, &asked, b"N").await?;
+                declined.push(asked);
             }
         }
     }
 }
 
+/// How the first bytes of a TLS record look that begins a handshake.
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// What `packet` is.
+enum First {
+    Packet,
+    /// The beginning of one.
+    TlsRecord,
+}
+
 /// Reads one packet, its length included, and not a byte more.
-async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S, packet: &mut Vec<u8>) -> Result<(), HandshakeError> {
+async fn read_packet<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    packet: &mut Vec<u8>,
+    may_be_tls: bool,
+) -> Result<First, HandshakeError> {
     let mut length = [0; 4];
     stream.read_exact(&mut length).await.map_err(|_| EOF)?;
+    if may_be_tls && length[0] == TLS_HANDSHAKE {
+        packet.extend_from_slice(&length);
+        return Ok(First::TlsRecord);
+    }
     if length[0] == frontend::PASSWORD {
         return Err(ClientError::PasswordBeforeStartup.into());
     }
@@ -127,14 +178,15 @@ async fn read_packet<S: AsyncRead + Unpin>(stream: &mut S, packet: &mut Vec<u8>)
     packet.extend_from_slice(&length);
     packet.resize(packet_len(&length)?, 0);
     stream.read_exact(&mut packet[length.len()..]).await.map_err(|_| EOF)?;
-    Ok(())
+    Ok(First::Packet)
 }
 
-/// Answers a request for encryption with no. A client waits for that; one that has sent more
+/// Answers a request for encryption. A client waits for that; one that has sent more
 /// already is trying to have it taken for the inside of the encrypted connection.
-async fn decline<S: AsyncRead + AsyncWrite + Unpin>(
+async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
     request: &StartupRequest,
+    answer: &[u8],
 ) -> Result<(), HandshakeError> {
     let mut byte = [0];
     let mut more = ReadBuf::new(&mut byte);
@@ -149,7 +201,7 @@ async fn decline<S: AsyncRead + AsyncWrite + Unpin>(
         }
         Poll::Ready(_) => return Err(EOF),
     }
-    send(stream, b"N").await
+    send(stream, answer).await
 }
 
 async fn negotiate<S: AsyncWrite + Unpin>(stream: &mut S, startup: &StartupPacket) -> Result<(), HandshakeError> {
@@ -245,7 +297,7 @@ mod tests {
         let (near, mut far) = duplex(64 * 1024);
         let tracked = tracked();
         let server = async move {
-            let hello = read_hello(&mut far, config, &tracked).await;
+            let hello = read_hello(&mut far, config, &tracked, Encryption::Unavailable).await;
             // What is behind the last packet belongs to the next phase.
             if hello.is_ok() {
                 let mut rest = Vec::new();
@@ -504,7 +556,7 @@ mod tests {
                 near.write_all(&bytes).await.unwrap();
                 near.shutdown().await.unwrap();
             };
-            let (hello, ()) = tokio::join!(read_hello(&mut far, &config, &tracked), client);
+            let (hello, ()) = tokio::join!(read_hello(&mut far, &config, &tracked, Encryption::Unavailable), client);
             refusals += usize::from(hello.is_err());
         }
         assert!((1..3000).contains(&refusals), "{refusals}");

@@ -11,7 +11,7 @@ use pgweir_proto::startup::ProtocolVersion;
 
 use super::cancel::CancelRequest;
 use super::end::End;
-use super::handshake::{self, HandshakeError, Hello, Startup};
+use super::handshake::{self, Encryption, HandshakeError, Hello, Startup};
 use super::session::Session;
 use super::session_use::Told;
 use super::welcome::welcome;
@@ -196,17 +196,16 @@ async fn identify(
     who: &mut Who,
 ) -> Result<Admitted, Refused> {
     let pools = &clients.pools;
-    let startup = match handshake::read_hello(stream, config, &pools.tracked).await? {
-        Hello::Startup(startup) => startup,
-        Hello::Cancel(key) => return Err(Refused::Cancel(key)),
-    };
+    let startup = startup(pools, config, stream, who).await?;
     who.user.clone_from(&startup.user);
     who.database.clone_from(&startup.database);
     if log::is_wanted(Topic::Connections) {
         let replication = startup.walsender.as_ref().map_or("no", |walsender| walsender.kind.value());
         who.log(format_args!(
-            "login attempt: db={} user={} tls=no replication={replication}",
-            startup.database, startup.user
+            "login attempt: db={} user={} tls={} replication={replication}",
+            startup.database,
+            startup.user,
+            stream.tls_description().as_deref().unwrap_or("no")
         ));
     }
     let asked = with_host(config, &startup, &who.ends);
@@ -234,6 +233,35 @@ async fn identify(
     }
     place(clients, config, database, &startup, forced, granted)
         .map(|place| Admitted { asked, place: Place::Pool(place) })
+}
+
+/// The startup packet, inside TLS if the client wants that or must.
+async fn startup(pools: &Arc<Pools>, config: &Config, stream: &mut Stream, who: &Who) -> Result<Startup, Refused> {
+    let tls = pools.tls();
+    // As in PgBouncer, none over Unix sockets.
+    let acceptor = tls.acceptor.as_ref().filter(|_| !stream.is_unix());
+    let mut encryption =
+        acceptor.map_or(Encryption::Unavailable, |acceptor| Encryption::Offered { is_required: acceptor.is_required });
+    loop {
+        let hello = handshake::read_hello(stream, config, &pools.tracked, encryption).await?;
+        let early = match (hello, acceptor) {
+            (Hello::Startup(startup), _) => return Ok(startup),
+            (Hello::Cancel(key), _) => return Err(Refused::Cancel(key)),
+            (Hello::Tls { early }, Some(acceptor)) => acceptor.begin(&early).map(|tls| (tls, !early.is_empty())),
+            (Hello::Tls { .. }, None) => return Err(Refused::Gone("failed to accept SSL".to_owned())),
+        };
+        let failed = |e: &dyn std::fmt::Display| {
+            who.log_at(Level::Warning, format_args!("TLS handshake error: {e}"));
+            Refused::Gone("TLS handshake failed".to_owned())
+        };
+        let (tls, is_direct) = early.map_err(|e| failed(&e))?;
+        stream.start_tls(tls, Some(&pools.control)).await.map_err(|e| failed(&e))?;
+        if is_direct && !stream.tls().is_some_and(|tls| tls.lock().has_alpn()) {
+            // PostgreSQL's words.
+            return Err(failed(&"received direct SSL connection request without ALPN protocol negotiation extension"));
+        }
+        encryption = Encryption::Tls;
+    }
 }
 
 /// Checks the limits on clients and joins the pool.
@@ -284,6 +312,10 @@ async fn authenticate(
     // Who anybody may be, only the pool's own user can log in to the server.
     if method == AuthType::Any && !is_forced && startup.database != CONSOLE_DATABASE {
         return Err(ClientError::NoSuchUser.into());
+    }
+    if method == AuthType::Cert {
+        let secret = config.userlist.get(&startup.user);
+        return Ok(auth::authenticate_by_certificate(stream.tls(), &startup.user, secret)?);
     }
     Ok(auth::authenticate(stream, method, &startup.user, &**config, &clients.auth).await?)
 }
@@ -340,11 +372,12 @@ fn enter(
         |key| {
             let mut info = ClientInfo::new(who.id, key, who.ends.clone(), names.0, names.1, who.connect_us);
             info.replication = walsender.map(|walsender| walsender.kind);
+            info.tls = stream.tls_description();
             info
         },
     );
     let cell = Rc::new(SessionCell::new(info));
-    cell.to_client.open(stream.fd());
+    cell.to_client.open(stream.fd(), stream.tls());
     let listed = worker.enlist(&cell);
     Session {
         worker: Rc::clone(worker),
@@ -392,6 +425,5 @@ async fn refuse(stream: &mut Stream, who: &Who, refused: Refused) {
     }
     let mut message = Vec::new();
     error.encode(&mut message);
-    // If it does not take it at once, it will see the end.
-    let _ = stream.try_write(&message);
+    stream.try_end(&message);
 }

@@ -78,7 +78,7 @@ impl Session {
         let Some(server) = &mut self.server else { return Ok(true) };
         let stream = server.stream();
         loop {
-            if lane.drain(|bytes| stream.try_write(bytes)).map_err(End::ServerFailed)? {
+            if lane.drain(|bytes| stream.try_send(bytes)).map_err(End::ServerFailed)? {
                 return Ok(true);
             }
             match stream.poll_write_ready(cx) {

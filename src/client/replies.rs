@@ -153,7 +153,7 @@ impl Session {
         if bytes.len() <= COPY_MAX {
             self.worker.outbox.push(lane, bytes);
         } else {
-            self.worker.outbox.push_now(lane, bytes, |bytes| self.stream.try_write(bytes));
+            self.worker.outbox.push_now(lane, bytes, |bytes| self.stream.try_send(bytes));
         }
     }
 

@@ -323,7 +323,8 @@ impl Session {
 
     pub(super) fn link(&mut self, mut server: Box<Server>) {
         server.info.set_link(self.cell.info.id);
-        self.cell.to_server.open(server.stream().fd());
+        let stream = server.stream();
+        self.cell.to_server.open(stream.fd(), stream.tls());
         self.server = Some(server);
     }
 
@@ -380,7 +381,7 @@ impl Session {
             if bytes.len() <= COPY_MAX {
                 worker.outbox.push(lane, bytes);
             } else {
-                worker.outbox.push_now(lane, bytes, |bytes| socket.stream().try_write(bytes));
+                worker.outbox.push_now(lane, bytes, |bytes| socket.stream().try_send(bytes));
             }
         };
         let mut tracking = Tracking {
@@ -488,7 +489,7 @@ impl Session {
     /// Sends what the client has not taken yet.
     pub(super) fn poll_drain_client(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         loop {
-            match self.cell.to_client.drain(|bytes| self.stream.try_write(bytes)) {
+            match self.cell.to_client.drain(|bytes| self.stream.try_send(bytes)) {
                 Ok(true) => return Poll::Ready(Ok(())),
                 Ok(false) => {}
                 Err(e) => return Poll::Ready(Err(End::ClientFailed(e))),

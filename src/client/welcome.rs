@@ -63,7 +63,11 @@ pub(super) async fn greet(
     console::ready_for_query(&mut out, backend::TransactionStatus::Idle);
     info.set_request_us(crate::net::clock::now_us());
     session.member.pool.stats(session.worker.id).client_logins.add(1);
-    session.stream.write_all(&out).await.map_err(|e| Refused::Gone(e.to_string()))
+    let sent = async {
+        session.stream.write_all(&out).await?;
+        session.stream.flush().await
+    };
+    sent.await.map_err(|e| Refused::Gone(e.to_string()))
 }
 
 /// What a server reports of the tracked parameters.

@@ -6,3 +6,4 @@ pub(crate) mod outbox;
 pub(crate) mod ring;
 pub(crate) mod stream;
 pub(crate) mod tcp;
+pub(crate) mod tls;

@@ -12,6 +12,7 @@ use std::rc::Rc;
 use std::task::Waker;
 
 use super::ring::{self, BATCH_MAX, Ring};
+use super::tls::SharedTls;
 
 /// Past this an entry is not gathered any longer but sent.
 const ENTRY_MAX: usize = 16 * 1024;
@@ -19,14 +20,20 @@ const ENTRY_MAX: usize = 16 * 1024;
 /// Buffers up to this size are kept for the next turn.
 const SPARE_BUFFER_MAX: usize = 2 * ENTRY_MAX;
 
+/// So many are kept: of each entry of a turn its text, and its records.
+const SPARE_BUFFERS: usize = 2 * BATCH_MAX;
+
 /// One direction of a session.
 #[derive(Debug)]
 pub(crate) struct Lane {
     /// The socket that the bytes go to; -1 while there is none.
     fd: Cell<RawFd>,
+    /// What encrypts them: text becomes records when it is sent, those of a turn together.
+    /// `None`: nothing.
+    tls: RefCell<Option<SharedTls>>,
     /// Turn and index of this lane's entry in the outbox; meaningless in any other turn.
     place: Cell<(u64, u32)>,
-    /// Bytes that the socket did not take; what follows must wait behind them.
+    /// Bytes, as they go out, that the socket did not take; what follows must wait behind them.
     unsent: RefCell<Vec<u8>>,
     /// The socket refused for good; an errno.
     failed: Cell<Option<i32>>,
@@ -38,6 +45,7 @@ impl Lane {
     pub(crate) fn new() -> Lane {
         Lane {
             fd: Cell::new(-1),
+            tls: RefCell::new(None),
             place: Cell::new((0, 0)),
             unsent: RefCell::new(Vec::new()),
             failed: Cell::new(None),
@@ -46,15 +54,17 @@ impl Lane {
     }
 
     /// Bytes sent from now on go to `fd`, which stays open until `close`.
-    pub(crate) fn open(&self, fd: RawFd) {
+    pub(crate) fn open(&self, fd: RawFd, tls: Option<&SharedTls>) {
         debug_assert!(self.unsent.borrow().is_empty());
         self.fd.set(fd);
+        self.tls.replace(tls.cloned());
         self.failed.set(None);
     }
 
     /// Must be called before the socket is closed. What is unsent is lost.
     pub(crate) fn close(&self) {
         self.fd.set(-1);
+        self.tls.take();
         self.place.set((0, 0));
         self.unsent.take();
     }
@@ -99,6 +109,36 @@ impl Lane {
             *unsent = Vec::new();
         }
         result
+    }
+
+    /// Adds `bytes` to `into` as they go out. False: the lane has failed.
+    fn seal(&self, bytes: &[u8], into: &mut Vec<u8>) -> bool {
+        match &*self.tls.borrow() {
+            None => into.extend_from_slice(bytes),
+            Some(tls) => {
+                if tls.lock().seal(bytes, into).is_err() {
+                    self.fail(libc::EPIPE);
+                    return false;
+                }
+            }
+        }
+        true
+    }
+
+    /// Sends what goes out as it is, behind what is left over.
+    fn send_now(&self, bytes: &[u8], send: &mut impl FnMut(&[u8]) -> io::Result<usize>) {
+        let mut at = 0;
+        while at < bytes.len() && !self.is_blocked() {
+            match send(&bytes[at..]) {
+                Ok(n) if n > 0 => at += n,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(e) if e.kind() != io::ErrorKind::WouldBlock => {
+                    return self.fail(e.raw_os_error().unwrap_or(libc::EIO));
+                }
+                _ => return self.short(&bytes[at..]),
+            }
+        }
+        self.unsent.borrow_mut().extend_from_slice(&bytes[at..]);
     }
 
     fn short(&self, rest: &[u8]) {
@@ -165,7 +205,7 @@ impl Outbox {
             return;
         }
         if lane.is_blocked() {
-            lane.unsent.borrow_mut().extend_from_slice(bytes);
+            lane.seal(bytes, &mut lane.unsent.borrow_mut());
             return;
         }
         let mut inner = self.inner.borrow_mut();
@@ -196,18 +236,15 @@ impl Outbox {
         if lane.failed.get().is_some() {
             return;
         }
-        let mut at = 0;
-        while at < bytes.len() && !lane.is_blocked() {
-            match send(&bytes[at..]) {
-                Ok(n) if n > 0 => at += n,
-                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
-                Err(e) if e.kind() != io::ErrorKind::WouldBlock => {
-                    return lane.fail(e.raw_os_error().unwrap_or(libc::EIO));
-                }
-                _ => return lane.short(&bytes[at..]),
-            }
+        if lane.tls.borrow().is_none() {
+            return lane.send_now(bytes, &mut send);
         }
-        lane.unsent.borrow_mut().extend_from_slice(&bytes[at..]);
+        let mut inner = self.inner.borrow_mut();
+        let mut records = inner.spare.pop().unwrap_or_default();
+        if lane.seal(bytes, &mut records) {
+            lane.send_now(&records, &mut send);
+        }
+        keep(&mut inner.spare, records);
     }
 
     /// `lane` has bytes in this turn's batch.
@@ -236,8 +273,14 @@ impl Inner {
             keep
         });
         *turn += 1;
+        for entry in entries.iter_mut().filter(|entry| entry.lane.tls.borrow().is_some()) {
+            let mut records = spare.pop().unwrap_or_default();
+            entry.lane.seal(&entry.bytes, &mut records);
+            std::mem::swap(&mut entry.bytes, &mut records);
+            keep(spare, records);
+        }
         ring.send_all(entries);
-        for mut entry in entries.drain(..) {
+        for entry in entries.drain(..) {
             let sent = usize::try_from(entry.result);
             match sent {
                 Ok(n) if n >= entry.bytes.len() => {}
@@ -247,11 +290,16 @@ impl Inner {
                 }
                 Err(_) => entry.lane.fail(-entry.result),
             }
-            if entry.bytes.capacity() <= SPARE_BUFFER_MAX {
-                entry.bytes.clear();
-                spare.push(entry.bytes);
-            }
+            keep(spare, entry.bytes);
         }
+    }
+}
+
+/// Keeps a buffer for later, unless it has become large.
+fn keep(spare: &mut Vec<Vec<u8>>, mut buffer: Vec<u8>) {
+    if buffer.capacity() <= SPARE_BUFFER_MAX && spare.len() < SPARE_BUFFERS {
+        buffer.clear();
+        spare.push(buffer);
     }
 }
 
@@ -265,7 +313,7 @@ mod tests {
     fn lane(stream: &UnixStream) -> Rc<Lane> {
         stream.set_nonblocking(true).unwrap();
         let lane = Rc::new(Lane::new());
-        lane.open(stream.as_raw_fd());
+        lane.open(stream.as_raw_fd(), None);
         lane
     }
 

@@ -1,16 +1,42 @@
-//! A connected socket, TCP or Unix, on whichever runtime holds it.
+//! A connected socket, TCP or Unix, with or without TLS, on whichever runtime holds it.
 
+use std::cell::RefCell;
+use std::fmt;
 use std::io;
+use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixStream};
+use tokio::runtime::Handle;
+
+use super::tls::{Phase, RECORD_LEN_MAX, SharedTls, Tls, TlsError};
+
+/// A read during a handshake; a flight is 1 to 4 KB.
+const HANDSHAKE_READ_LEN: usize = 4 * 1024;
+
+/// Of one write, so much is encrypted at once.
+const WRITE_LEN_MAX: usize = 16 * 1024;
+
+thread_local! {
+    /// Ciphertext between socket and plaintext. Borrowed for one read, never across an await.
+    static CIPHERTEXT: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
 
 /// A socket registered with the runtime of the thread that made or attached it.
 #[derive(Debug)]
-pub(crate) enum Stream {
+pub(crate) struct Stream {
+    socket: Socket,
+    /// `None`: bytes go as they are.
+    tls: Option<SharedTls>,
+}
+
+#[derive(Debug)]
+enum Socket {
     Tcp(TcpStream),
     Unix(UnixStream),
 }
@@ -25,58 +51,276 @@ pub(crate) enum Unread {
 
 /// A socket between two runtimes.
 #[derive(Debug)]
-pub(crate) enum Detached {
+pub(crate) struct Detached {
+    socket: DetachedSocket,
+    tls: Option<SharedTls>,
+}
+
+#[derive(Debug)]
+enum DetachedSocket {
     Tcp(std::net::TcpStream),
     Unix(std::os::unix::net::UnixStream),
 }
 
+/// Why a handshake has come to nothing.
+#[derive(Debug)]
+pub(crate) enum StartTlsError {
+    Io(io::Error),
+    /// The peer has closed the connection.
+    Eof,
+    Tls(TlsError),
+    /// There was no thread to compute on: the process ends.
+    NoThread,
+}
+
+impl fmt::Display for StartTlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StartTlsError::Io(e) => e.fmt(f),
+            StartTlsError::Eof => f.write_str("the peer has closed the connection"),
+            StartTlsError::Tls(e) => e.fmt(f),
+            StartTlsError::NoThread => f.write_str("no thread to compute on"),
+        }
+    }
+}
+
+impl Socket {
+    fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Tcp(s) => Pin::new(s).poll_read(cx, buf),
+            Socket::Unix(s) => Pin::new(s).poll_read(cx, buf),
+        }
+    }
+
+    fn try_read(&self, buf: &mut [u8]) -> io::Result<usize> {
+        match self {
+            Socket::Tcp(s) => s.try_read(buf),
+            Socket::Unix(s) => s.try_read(buf),
+        }
+    }
+
+    fn is_readable(&self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let polled = match self {
+            Socket::Tcp(s) => s.poll_read_ready(&mut cx),
+            Socket::Unix(s) => s.poll_read_ready(&mut cx),
+        };
+        polled.is_ready()
+    }
+
+    fn poll_write(&mut self, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        match self {
+            Socket::Tcp(s) => Pin::new(s).poll_write(cx, buf),
+            Socket::Unix(s) => Pin::new(s).poll_write(cx, buf),
+        }
+    }
+
+    fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match self {
+            Socket::Tcp(s) => Pin::new(s).poll_shutdown(cx),
+            Socket::Unix(s) => Pin::new(s).poll_shutdown(cx),
+        }
+    }
+
+    /// Reads until there is text; 0 is the end.
+    fn poll_read_tls(&mut self, tls: &SharedTls, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let mut tls = tls.lock();
+        let n = tls.take_plain(buf);
+        if n > 0 || buf.is_empty() {
+            return Poll::Ready(Ok(n));
+        }
+        while !tls.is_ended() {
+            let n = ready!(with_ciphertext(&mut tls, buf, |input| {
+                let mut read = ReadBuf::new(input);
+                self.poll_read(cx, &mut read).map_ok(|()| read.filled().len())
+            }))?;
+            if n > 0 {
+                return Poll::Ready(Ok(n));
+            }
+        }
+        Poll::Ready(Ok(0))
+    }
+
+    fn poll_flush_tls(&mut self, tls: &SharedTls, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let mut tls = tls.lock();
+        let out = tls.out();
+        while !out.is_empty() {
+            let n = ready!(self.poll_write(cx, out))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            out.drain(..n);
+        }
+        *out = Vec::new();
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// Has `read` fill the room behind the ciphertext that was kept, and decrypts all of it to `buf`.
+/// As much is read as `buf` has room for, so that all finds a place there, but a whole record.
+fn with_ciphertext(
+    tls: &mut Tls,
+    buf: &mut [u8],
+    read: impl FnOnce(&mut [u8]) -> Poll<io::Result<usize>>,
+) -> Poll<io::Result<usize>> {
+    CIPHERTEXT.with_borrow_mut(|input| {
+        let kept = tls.kept().len();
+        let end = buf.len().max(kept + RECORD_LEN_MAX);
+        if input.len() < end {
+            input.resize(end, 0);
+        }
+        input[..kept].copy_from_slice(tls.kept());
+        match ready!(read(&mut input[kept..end]))? {
+            // Without a word before, as many do.
+            0 => {
+                tls.set_ended();
+                Poll::Ready(Ok(0))
+            }
+            n => Poll::Ready(tls.open(&mut input[..kept + n], buf).map_err(invalid)),
+        }
+    })
+}
+
+fn invalid(error: TlsError) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, error)
+}
+
 impl Stream {
+    pub(crate) fn tcp(socket: TcpStream) -> Stream {
+        Stream { socket: Socket::Tcp(socket), tls: None }
+    }
+
+    pub(crate) fn unix(socket: UnixStream) -> Stream {
+        Stream { socket: Socket::Unix(socket), tls: None }
+    }
+
     /// Takes the socket off its runtime.
     pub(crate) fn detach(self) -> io::Result<Detached> {
-        Ok(match self {
-            Stream::Tcp(s) => Detached::Tcp(s.into_std()?),
-            Stream::Unix(s) => Detached::Unix(s.into_std()?),
-        })
+        let socket = match self.socket {
+            Socket::Tcp(s) => DetachedSocket::Tcp(s.into_std()?),
+            Socket::Unix(s) => DetachedSocket::Unix(s.into_std()?),
+        };
+        Ok(Detached { socket, tls: self.tls })
     }
 
     pub(crate) fn fd(&self) -> RawFd {
-        match self {
-            Stream::Tcp(s) => s.as_raw_fd(),
-            Stream::Unix(s) => s.as_raw_fd(),
+        match &self.socket {
+            Socket::Tcp(s) => s.as_raw_fd(),
+            Socket::Unix(s) => s.as_raw_fd(),
         }
     }
 
-    /// The system user at the other end of a Unix socket, where the system tells it.
-    pub(crate) fn peer_uid(&self) -> Option<u32> {
-        match self {
-            Stream::Tcp(_) => None,
-            Stream::Unix(s) => s.peer_cred().ok().map(|peer| peer.uid()),
+    pub(crate) fn tls(&self) -> Option<&SharedTls> {
+        self.tls.as_ref()
+    }
+
+    /// Version and cipher, as the log and the console name them.
+    pub(crate) fn tls_description(&self) -> Option<Arc<str>> {
+        self.tls.as_ref().map(|tls| tls.lock().description().into())
+    }
+
+    pub(crate) fn is_unix(&self) -> bool {
+        matches!(self.socket, Socket::Unix(_))
+    }
+
+    /// Both addresses, the peer's first; `None` of a Unix socket.
+    pub(crate) fn addresses(&self) -> io::Result<Option<(SocketAddr, SocketAddr)>> {
+        match &self.socket {
+            Socket::Tcp(s) => Ok(Some((s.peer_addr()?, s.local_addr()?))),
+            Socket::Unix(_) => Ok(None),
         }
+    }
+
+    /// Who is at the other end of a Unix socket, where the system tells it.
+    pub(crate) fn peer_cred(&self) -> Option<UCred> {
+        match &self.socket {
+            Socket::Tcp(_) => None,
+            Socket::Unix(s) => s.peer_cred().ok(),
+        }
+    }
+
+    /// Carries the handshake out; all that follows is encrypted. What it computes, which may take
+    /// a millisecond, is computed `beside` the data path where this is on it.
+    pub(crate) async fn start_tls(&mut self, mut tls: Tls, beside: Option<&Handle>) -> Result<(), StartTlsError> {
+        let mut input = Vec::new();
+        loop {
+            let advanced;
+            (tls, advanced) = match beside {
+                None => {
+                    let advanced = tls.advance(&input);
+                    (tls, advanced)
+                }
+                Some(beside) => {
+                    let input = std::mem::take(&mut input);
+                    let job = beside.spawn(async move {
+                        let advanced = tls.advance(&input);
+                        (tls, advanced)
+                    });
+                    job.await.map_err(|_| StartTlsError::NoThread)?
+                }
+            };
+            // After an error, too: it is the alert that tells the peer.
+            let sent = self.write_all(tls.out()).await;
+            tls.out().clear();
+            match advanced.map_err(StartTlsError::Tls)? {
+                Phase::Traffic => break,
+                Phase::Handshake if !tls.is_ended() => sent.map_err(StartTlsError::Io)?,
+                Phase::Handshake | Phase::Closed => return Err(StartTlsError::Eof),
+            }
+            input.clear();
+            input.reserve(HANDSHAKE_READ_LEN);
+            if self.read_buf(&mut input).await.map_err(StartTlsError::Io)? == 0 {
+                return Err(StartTlsError::Eof);
+            }
+        }
+        tls.settle();
+        self.tls = Some(SharedTls::new(tls));
+        Ok(())
     }
 
     /// Reads once into `buf`; 0 is the end. A short read clears the readiness, so that the next
     /// call waits without asking the kernel again.
     #[inline]
     pub(crate) fn poll_read_into(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
+        let Stream { socket, tls } = self;
+        if let Some(tls) = tls {
+            return socket.poll_read_tls(tls, cx, buf);
+        }
         let mut read = ReadBuf::new(buf);
-        let polled = match self {
-            Stream::Tcp(s) => Pin::new(s).poll_read(cx, &mut read),
-            Stream::Unix(s) => Pin::new(s).poll_read(cx, &mut read),
-        };
-        polled.map_ok(|()| read.filled().len())
+        socket.poll_read(cx, &mut read).map_ok(|()| read.filled().len())
     }
 
     pub(crate) fn poll_write_ready(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self {
-            Stream::Tcp(s) => s.poll_write_ready(cx),
-            Stream::Unix(s) => s.poll_write_ready(cx),
+        match &self.socket {
+            Socket::Tcp(s) => s.poll_write_ready(cx),
+            Socket::Unix(s) => s.poll_write_ready(cx),
         }
     }
 
-    pub(crate) fn try_write(&self, buf: &[u8]) -> io::Result<usize> {
-        match self {
-            Stream::Tcp(s) => s.try_write(buf),
-            Stream::Unix(s) => s.try_write(buf),
+    /// Sends bytes as they are: with TLS, records that a lane has sealed.
+    pub(crate) fn try_send(&self, bytes: &[u8]) -> io::Result<usize> {
+        match &self.socket {
+            Socket::Tcp(s) => s.try_write(bytes),
+            Socket::Unix(s) => s.try_write(bytes),
+        }
+    }
+
+    /// Says `last_words`, if any, and that nothing follows. If the socket does not take it at
+    /// once, the peer will see the end all the same. Not for a stream with a record half sent.
+    pub(crate) fn try_end(&self, last_words: &[u8]) {
+        let mut out = Vec::new();
+        let bytes = match &self.tls {
+            None => last_words,
+            Some(tls) => {
+                let mut tls = tls.lock();
+                if tls.seal(last_words, &mut out).and_then(|()| tls.seal_end(&mut out)).is_err() {
+                    return;
+                }
+                &out
+            }
+        };
+        if !bytes.is_empty() {
+            let _ = self.try_send(bytes);
         }
     }
 
@@ -84,20 +328,35 @@ impl Stream {
     /// or bytes nobody asked for. Costs a system call only if the runtime believes so; it may
     /// have been left in that belief by a read that just filled its buffer.
     pub(crate) fn unread(&self) -> Option<Unread> {
-        let mut cx = Context::from_waker(std::task::Waker::noop());
-        let polled = match self {
-            Stream::Tcp(s) => s.poll_read_ready(&mut cx),
-            Stream::Unix(s) => s.poll_read_ready(&mut cx),
-        };
+        if let Some(tls) = &self.tls {
+            return self.unread_tls(&mut tls.lock());
+        }
         let mut byte = [0];
-        let mut read = || match self {
-            Stream::Tcp(s) => s.try_read(&mut byte),
-            Stream::Unix(s) => s.try_read(&mut byte),
-        };
-        match polled.is_ready().then(&mut read)? {
+        match self.socket.is_readable().then(|| self.socket.try_read(&mut byte))? {
             Ok(1..) => Some(Unread::Bytes),
             Err(e) if e.kind() == io::ErrorKind::WouldBlock => None,
             Ok(0) | Err(_) => Some(Unread::End),
+        }
+    }
+
+    /// What TLS says on its own behalf (tickets for another session, new keys) is nobody's to read.
+    fn unread_tls(&self, tls: &mut Tls) -> Option<Unread> {
+        loop {
+            if tls.has_unread() {
+                return Some(Unread::Bytes);
+            }
+            if tls.is_ended() {
+                return Some(Unread::End);
+            }
+            let read = self
+                .socket
+                .is_readable()
+                .then(|| with_ciphertext(tls, &mut [], |input| Poll::Ready(self.socket.try_read(input))))?;
+            match read {
+                Poll::Ready(Err(e)) if e.kind() == io::ErrorKind::WouldBlock => return None,
+                Poll::Ready(Err(_)) => return Some(Unread::End),
+                Poll::Ready(Ok(_)) | Poll::Pending => {}
+            }
         }
     }
 }
@@ -105,44 +364,52 @@ impl Stream {
 impl Detached {
     /// Registers the socket with the runtime of the calling thread.
     pub(crate) fn attach(self) -> io::Result<Stream> {
-        Ok(match self {
-            Detached::Tcp(s) => {
+        let socket = match self.socket {
+            DetachedSocket::Tcp(s) => {
                 s.set_nonblocking(true)?;
-                Stream::Tcp(TcpStream::from_std(s)?)
+                Socket::Tcp(TcpStream::from_std(s)?)
             }
-            Detached::Unix(s) => {
+            DetachedSocket::Unix(s) => {
                 s.set_nonblocking(true)?;
-                Stream::Unix(UnixStream::from_std(s)?)
+                Socket::Unix(UnixStream::from_std(s)?)
             }
-        })
+        };
+        Ok(Stream { socket, tls: self.tls })
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_read(cx, buf),
-            Stream::Unix(s) => Pin::new(s).poll_read(cx, buf),
-        }
+        let Stream { socket, tls } = self.get_mut();
+        let Some(tls) = tls else { return socket.poll_read(cx, buf) };
+        let n = ready!(socket.poll_read_tls(tls, cx, buf.initialize_unfilled()))?;
+        buf.advance(n);
+        Poll::Ready(Ok(()))
     }
 }
 
+/// With TLS, what was written has to be flushed.
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        match self.get_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_write(cx, buf),
-            Stream::Unix(s) => Pin::new(s).poll_write(cx, buf),
-        }
+        let Stream { socket, tls } = self.get_mut();
+        let Some(tls) = tls else { return socket.poll_write(cx, buf) };
+        // So that no more than this waits at once.
+        ready!(socket.poll_flush_tls(tls, cx))?;
+        let n = buf.len().min(WRITE_LEN_MAX);
+        let mut records = Vec::new();
+        let mut locked = tls.lock();
+        locked.seal(&buf[..n], &mut records).map_err(invalid)?;
+        *locked.out() = records;
+        Poll::Ready(Ok(n))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let Stream { socket, tls } = self.get_mut();
+        tls.as_ref().map_or(Poll::Ready(Ok(())), |tls| socket.poll_flush_tls(tls, cx))
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match self.get_mut() {
-            Stream::Tcp(s) => Pin::new(s).poll_shutdown(cx),
-            Stream::Unix(s) => Pin::new(s).poll_shutdown(cx),
-        }
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.as_mut().poll_flush(cx))?;
+        self.get_mut().socket.poll_shutdown(cx)
     }
 }

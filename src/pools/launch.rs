@@ -188,6 +188,7 @@ impl Pools {
             .collect(),
             connect_query: entry.connect_query.clone(),
             tcp: TcpOptions::for_servers(&config.settings),
+            tls: self.tls(),
             timeout: config.settings.server_connect_timeout,
             protocol: match config.settings.server_max_protocol_version {
                 ServerMaxProtocolVersion::V3_0 => ProtocolVersion::V3_0,

@@ -23,6 +23,7 @@ use tokio::runtime::Handle;
 
 use crate::control::Shutdown;
 use crate::log::log_at;
+use crate::net::tls::TlsSetup;
 use crate::pool::Quota;
 use crate::registry::Registry;
 use crate::server::connect::Connector;
@@ -37,6 +38,8 @@ use stats::Ledger;
 pub(crate) struct Pools {
     /// The configuration in force; replaced whole.
     config: RwLock<Arc<Config>>,
+    /// What its TLS settings come to; replaced whole.
+    tls: RwLock<Arc<TlsSetup>>,
     /// Protects the maps; looked at when a client logs in, by the janitor and the console.
     maps: Mutex<Maps>,
     pub(crate) registry: Arc<Registry>,
@@ -79,6 +82,7 @@ impl Drop for Membership {
 impl Pools {
     pub(crate) fn new(
         config: Arc<Config>,
+        tls: Arc<TlsSetup>,
         registry: Arc<Registry>,
         tracked: Arc<Tracked>,
         connector: Connector,
@@ -87,6 +91,7 @@ impl Pools {
     ) -> Arc<Pools> {
         let pools = Pools {
             config: RwLock::new(config),
+            tls: RwLock::new(tls),
             maps: Mutex::default(),
             registry,
             tracked,
@@ -109,6 +114,10 @@ impl Pools {
 
     pub(crate) fn config(&self) -> Arc<Config> {
         Arc::clone(&self.config.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn tls(&self) -> Arc<TlsSetup> {
+        Arc::clone(&self.tls.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn maps(&self) -> MutexGuard<'_, Maps> {

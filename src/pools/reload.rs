@@ -5,14 +5,21 @@ use std::sync::{Arc, PoisonError};
 use pgweir_config::Config;
 
 use super::{Pools, ServerPool};
+use crate::net::tls::TlsSetup;
 
 impl Pools {
     /// Puts `config` in force: pools grow and shrink in place, changed databases get new
     /// servers, removed ones lose theirs. Returns what changed, for the log.
-    pub(crate) fn reload(self: &Arc<Self>, config: Arc<Config>) -> Vec<String> {
+    pub(crate) fn reload(self: &Arc<Self>, config: Arc<Config>, tls: Arc<TlsSetup>) -> Vec<String> {
+        let old_tls =
+            std::mem::replace(&mut *self.tls.write().unwrap_or_else(PoisonError::into_inner), Arc::clone(&tls));
         let old =
             std::mem::replace(&mut *self.config.write().unwrap_or_else(PoisonError::into_inner), Arc::clone(&config));
         let mut changes = Vec::new();
+        if !tls.dialer.is_like(&old_tls.dialer) {
+            changes.push("TLS towards servers changed".to_owned());
+            self.pools().iter().for_each(ServerPool::make_obsolete);
+        }
         for name in config.databases.keys() {
             if !old.databases.contains_key(name) {
                 changes.push(format!("database added: {name}"));

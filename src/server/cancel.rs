@@ -7,22 +7,39 @@ use pgweir_config::Settings;
 use pgweir_proto::cancel::CancelKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::connect::dial;
+use super::connect::{dial, secure};
 use crate::net::stream::Stream;
 use crate::net::tcp::TcpOptions;
-use crate::registry::Address;
+use crate::net::tls::Dialer;
+use crate::registry::{Address, ServerInfo};
 
 /// How long a request that was sent may take until the other side closes the connection. A peer
 /// may have to wait for its server.
 const SENT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Connects to the server to be cancelled, at the very address that it is connected to, or to
-/// a peer.
-pub(crate) async fn connect(address: &Address, settings: &Settings) -> io::Result<Stream> {
-    let limit = settings.server_connect_timeout;
-    let limit = if limit.is_zero() { Duration::MAX } else { limit };
+/// Connects to a server whose query is to be cancelled, at the very address that it is connected
+/// to, and with TLS if that connection has it: who reads the key can cancel, too.
+pub(crate) async fn connect(server: &ServerInfo, tls: &Dialer, settings: &Settings) -> io::Result<Stream> {
+    let made = async {
+        let mut stream = dial(&server.address, Some(&TcpOptions::for_servers(settings))).await?;
+        if server.tls.is_some() {
+            secure(&mut stream, server.host(), tls).await.map_err(|e| io::Error::other(e.to_string()))?;
+        }
+        Ok(stream)
+    };
+    within(connect_limit(settings), made).await
+}
+
+/// Connects to a peer. As PgBouncer's, it gets its requests without TLS, which
+/// `server_tls_sslmode` says nothing about.
+pub(crate) async fn connect_to_peer(address: &Address, settings: &Settings) -> io::Result<Stream> {
     let tcp = TcpOptions::for_servers(settings);
-    within(limit, dial(address, Some(&tcp))).await
+    within(connect_limit(settings), dial(address, Some(&tcp))).await
+}
+
+fn connect_limit(settings: &Settings) -> Duration {
+    let limit = settings.server_connect_timeout;
+    if limit.is_zero() { Duration::MAX } else { limit }
 }
 
 /// Sends a CancelRequest and waits until the other side has closed the connection: then the
@@ -36,6 +53,7 @@ async fn send_and_wait(mut stream: Stream, key: &CancelKey) -> io::Result<()> {
     let mut request = Vec::new();
     key.cancel_request(&mut request);
     stream.write_all(&request).await?;
+    stream.flush().await?;
     // Nothing is answered; what comes all the same means nothing.
     let mut ignored = [0; 64];
     loop {
@@ -59,7 +77,7 @@ mod tests {
     use tokio::net::TcpListener;
 
     async fn cancel(address: &Address, key: &CancelKey) -> io::Result<()> {
-        send(connect(address, &Settings::default()).await?, key).await
+        send(connect_to_peer(address, &Settings::default()).await?, key).await
     }
 
     #[tokio::test]
@@ -86,7 +104,7 @@ mod tests {
     async fn a_server_that_does_not_close_or_is_not_there_is_an_error() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = Address::Tcp(listener.local_addr().unwrap());
-        let stream = connect(&address, &Settings::default()).await.unwrap();
+        let stream = connect_to_peer(&address, &Settings::default()).await.unwrap();
         let sent = within(Duration::from_millis(20), send_and_wait(stream, &key(b"abcd"))).await;
         assert_eq!(sent.unwrap_err().kind(), io::ErrorKind::TimedOut);
         drop(listener);

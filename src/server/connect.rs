@@ -3,6 +3,7 @@
 mod dial;
 mod error;
 mod fallbacks;
+mod secure;
 #[cfg(test)]
 mod tests;
 mod turns;
@@ -27,12 +28,14 @@ use crate::log::{self, Topic, log_at};
 use crate::net::clock;
 use crate::net::stream::Stream;
 use crate::net::tcp::TcpOptions;
+use crate::net::tls::TlsSetup;
 use crate::pool::Permit;
 use crate::registry::{Address, Ends, Registry, ServerInfo};
 use crate::relay::{Outstanding, Prepared, Replies};
 pub(crate) use dial::dial;
 pub(crate) use error::{ConnectError, Step};
 use fallbacks::{FALLBACK_TTL, Fallbacks};
+pub(crate) use secure::secure;
 use turns::Turns;
 
 /// For so long, at most, a login of a newer protocol than 3.0 may take.
@@ -54,6 +57,7 @@ pub(crate) struct Target {
     pub(crate) startup: Vec<(String, String)>,
     pub(crate) connect_query: Option<String>,
     pub(crate) tcp: TcpOptions,
+    pub(crate) tls: Arc<TlsSetup>,
     /// For everything from the host's name to the end of `connect_query`; zero is no limit.
     pub(crate) timeout: Duration,
     /// The newest version to ask for.
@@ -147,6 +151,7 @@ struct Session {
     stream: Stream,
     ends: Ends,
     address: Address,
+    host: Arc<str>,
     greeting: Greeting,
 }
 
@@ -175,8 +180,7 @@ impl<'a> Attempt<'a> {
                 // As in PgBouncer, a mistake in it keeps nobody from the database.
                 log_at!(Warning, "{} connect_query failed, going on without it: {error}", self.prefix);
             } else if let Err(error) = done {
-                // If the socket does not take it, its end says the same.
-                let _ = server.stream().try_write(&TERMINATE_MESSAGE);
+                server.stream().try_end(&TERMINATE_MESSAGE);
                 return Err(ConnectError::Query(error));
             }
         }
@@ -247,7 +251,7 @@ impl<'a> Attempt<'a> {
             if tried > 0 {
                 self.log_given_up(&last, address);
             }
-            match self.log_in_at(address, addresses.len() - tried + others).await {
+            match self.log_in_at(host, address, addresses.len() - tried + others).await {
                 Err(error) if error.is_about_host() => last = error,
                 done => return done,
             }
@@ -257,15 +261,15 @@ impl<'a> Attempt<'a> {
 
     /// As `log_in_with`, in the protocol that the target wants or, where that seems to be the
     /// trouble, in the oldest.
-    async fn log_in_at(&mut self, address: &Address, left: usize) -> Result<Session, ConnectError> {
+    async fn log_in_at(&mut self, host: &HostAddr, address: &Address, left: usize) -> Result<Session, ConnectError> {
         let fallbacks = &self.connector.fallbacks;
         let protocol = fallbacks.protocol(address, self.target.protocol, Instant::now());
-        let error = match self.log_in_with(protocol, address, left).await {
+        let error = match self.log_in_with(protocol, host, address, left).await {
             Err(error) if protocol > ProtocolVersion::V3_0 && error.may_be_about_protocol() => error,
             done => return done,
         };
         self.log_given_up(&error, &"protocol 3.0");
-        let session = self.log_in_with(ProtocolVersion::V3_0, address, left).await?;
+        let session = self.log_in_with(ProtocolVersion::V3_0, host, address, left).await?;
         if fallbacks.note(address, Instant::now()) {
             let minutes = FALLBACK_TTL.as_secs() / 60;
             log_at!(Warning, "{} speaks protocol 3.0 only, asking for that for {minutes} minutes", self.prefix);
@@ -278,6 +282,7 @@ impl<'a> Attempt<'a> {
     async fn log_in_with(
         &mut self,
         protocol: ProtocolVersion,
+        host: &HostAddr,
         address: &Address,
         left: usize,
     ) -> Result<Session, ConnectError> {
@@ -288,7 +293,7 @@ impl<'a> Attempt<'a> {
         let dialled =
             tokio::time::timeout(self.deadline.map_or(Duration::MAX, share), dial(address, Some(&target.tcp))).await;
         let failed = |error| ConnectError::Connect { address: address.clone(), error };
-        let stream = dialled.map_err(|_| ConnectError::Timeout(self.step.clone()))?.map_err(failed)?;
+        let mut stream = dialled.map_err(|_| ConnectError::Timeout(self.step.clone()))?.map_err(failed)?;
         let ends = dial::ends(&stream, target.port).map_err(failed)?;
         self.prefix.at = ends.to_string();
         if log::is_wanted(Topic::Connections) {
@@ -298,6 +303,10 @@ impl<'a> Attempt<'a> {
             }
         }
         self.step = Step::LoggingIn(address.to_string());
+        let host: Arc<str> = host.to_string().into();
+        let insecure = |error| ConnectError::Tls { address: address.clone(), error };
+        secure(&mut stream, &host, &target.tls.dialer).await.map_err(insecure)?;
+        self.log_tls(&stream);
         let mut wire = Wire::new(stream);
         let Target { user, dbname, secret, startup, .. } = target;
         let credentials = Credentials { user, dbname, secret, startup };
@@ -312,7 +321,15 @@ impl<'a> Attempt<'a> {
         let limit = self.login_limit(protocol);
         let done = tokio::time::timeout(limit, login.run()).await;
         let greeting = done.map_err(|_| ConnectError::Timeout(self.step.clone()))?.map_err(ConnectError::Login)?;
-        Ok(Session { stream: wire.into_stream(), ends, address: address.clone(), greeting })
+        Ok(Session { stream: wire.into_stream(), ends, address: address.clone(), host, greeting })
+    }
+
+    fn log_tls(&self, stream: &Stream) {
+        if log::is_wanted(Topic::Connections)
+            && let Some(description) = stream.tls_description()
+        {
+            log_at!(Log, "{} SSL established: {description}", self.prefix);
+        }
     }
 
     /// A login that can be tried once more, in the oldest protocol, leaves half of the time for that.
@@ -325,7 +342,7 @@ impl<'a> Attempt<'a> {
     }
 
     fn server(&self, session: Session, permits: [Permit; 2]) -> Server {
-        let Session { stream, ends, address, greeting } = session;
+        let Session { stream, ends, address, host, greeting } = session;
         let Connector { registry, tracked, .. } = self.connector;
         let mut parameters = Parameters::none(tracked);
         for (name, value) in &greeting.welcome.parameters {
@@ -337,6 +354,8 @@ impl<'a> Attempt<'a> {
         let cancel_key = greeting.cancel_key.unwrap_or_else(no_key);
         let mut info = ServerInfo::new(self.prefix.id, ends, address, user, database, cancel_key, self.start_us);
         info.replication = self.target.replication;
+        info.tls = stream.tls_description();
+        info.host = Some(host);
         Server {
             socket: Socket::Attached(stream),
             outstanding: Outstanding::new(),

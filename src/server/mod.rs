@@ -101,8 +101,7 @@ impl Server {
         if let Socket::Attached(stream) = &self.socket
             && !self.is_midway
         {
-            // If the socket does not take it, its end says the same.
-            let _ = stream.try_write(&frontend::TERMINATE_MESSAGE);
+            stream.try_end(&frontend::TERMINATE_MESSAGE);
         }
     }
 

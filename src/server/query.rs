@@ -96,7 +96,9 @@ pub(super) async fn exchange(
     let mut message = Vec::new();
     frontend::query(&mut message, sql);
     server.outstanding.request(Request::Query);
-    server.stream().write_all(&message).await.map_err(QueryError::Lost)?;
+    let stream = server.stream();
+    stream.write_all(&message).await.map_err(QueryError::Lost)?;
+    stream.flush().await.map_err(QueryError::Lost)?;
     let mut refusal = None;
     // Part of an unasked message may have come before.
     let mut buf = std::mem::take(&mut server.partial);
@@ -168,7 +170,7 @@ mod tests {
         let quota = Arc::new(Quota::default());
         let (ends, address) = (Ends::Unix { port: 1, peer_pid: None }, Address::Unix("x".into()));
         let server = Server {
-            socket: Socket::Attached(Stream::Unix(ours)),
+            socket: Socket::Attached(Stream::unix(ours)),
             outstanding: Outstanding::new(),
             replies: Replies::default(),
             prepared: Prepared::default(),

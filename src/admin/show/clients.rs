@@ -56,6 +56,7 @@ fn canceling(cancel: &CancelInfo) -> Socket<'_> {
         close_needed: false,
         link,
         remote_pid: remote_pid(&cancel.ends),
+        tls: None,
         application_name: None,
         prepared: 0,
     }
@@ -85,6 +86,7 @@ fn socket<'a>(client: &'a ClientInfo, state: &'a str, now_us: u64) -> Socket<'a>
         close_needed: false,
         link: client.link(),
         remote_pid: remote_pid(&client.ends),
+        tls: client.tls.as_deref(),
         application_name: client.application_name(),
         prepared: client.prepared(),
     }

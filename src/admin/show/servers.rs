@@ -64,6 +64,7 @@ fn socket<'a>(server: &'a ServerInfo, state: &'a str) -> Socket<'a> {
         link: server.link(),
         // Over TCP, what it calls itself in its cancel key.
         remote_pid: told.or(Some(server.cancel_key.pid)),
+        tls: server.tls.as_deref(),
         application_name: server.application_name(),
         prepared: server.prepared(),
     }

@@ -26,6 +26,8 @@ pub(super) struct Socket<'a> {
     pub(super) link: u64,
     /// What the other end calls itself; `None`: over TCP nobody tells a client's.
     pub(super) remote_pid: Option<u32>,
+    /// Version and cipher.
+    pub(super) tls: Option<&'a str>,
     pub(super) application_name: Option<Arc<str>>,
     /// Prepared statements that it has.
     pub(super) prepared: u32,
@@ -56,7 +58,7 @@ impl Socket<'_> {
             pointer(self.id),
             if self.link == 0 { String::new() } else { pointer(self.link) },
             self.remote_pid.unwrap_or(0),
-            "",
+            self.tls.unwrap_or_default(),
             self.application_name.as_deref().unwrap_or_default(),
             self.prepared,
             int4(self.id),
@@ -105,16 +107,17 @@ mod tests {
             close_needed: false,
             link: 0x1_8000_0001,
             remote_pid: None,
+            tls: Some("TLSv1.3/X"),
             application_name: Some("psql".into()),
             prepared: 3,
         };
-        let expected = "C alice app none active ::1 4711 ::1 6432 1 7 0 0x2a 0x180000001 0  psql 3 42";
+        let expected = "C alice app none active ::1 4711 ::1 6432 1 7 0 0x2a 0x180000001 0 TLSv1.3/X psql 3 42";
         assert_eq!(texts(&socket).join(" "), expected);
         let unix = Ends::Unix { port: 5432, peer_pid: Some(99) };
         socket.ends = &unix;
         (socket.kind, socket.id, socket.link) = ("S", 0x1_8000_0001, 0);
         (socket.close_needed, socket.remote_pid, socket.application_name) = (true, Some(99), None);
-        socket.replication = Some(Replication::Logical);
+        (socket.replication, socket.tls) = (Some(Replication::Logical), None);
         let expected = "S alice app logical active unix 5432 unix 6432 1 7 1 0x180000001  99   3 1";
         assert_eq!(texts(&socket).join(" "), expected);
     }

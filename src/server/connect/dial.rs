@@ -25,13 +25,13 @@ pub(crate) async fn dial(address: &Address, tcp: Option<&TcpOptions>) -> io::Res
             if stream.local_addr()? == *peer {
                 return Err(io::ErrorKind::ConnectionRefused.into());
             }
-            Ok(Stream::Tcp(stream))
+            Ok(Stream::tcp(stream))
         }
         Address::Unix(path) => loop {
             // The system's form of an abstract name begins with NUL.
             let name = path.strip_prefix('@').map(|name| format!("\0{name}"));
             match UnixStream::connect(name.as_deref().unwrap_or(path)).await {
-                Ok(stream) => return Ok(Stream::Unix(stream)),
+                Ok(stream) => return Ok(Stream::unix(stream)),
                 // Unlike TCP's, a full queue is an error at once.
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => tokio::time::sleep(UNIX_RETRY).await,
                 Err(e) => return Err(e),
@@ -42,10 +42,10 @@ pub(crate) async fn dial(address: &Address, tcp: Option<&TcpOptions>) -> io::Res
 
 /// Both ends of a socket made by `dial`. `port` is the one in a Unix socket's name.
 pub(super) fn ends(stream: &Stream, port: u16) -> io::Result<Ends> {
-    Ok(match stream {
-        Stream::Tcp(stream) => Ends::Tcp { peer: stream.peer_addr()?, local: stream.local_addr()? },
-        Stream::Unix(stream) => {
-            let pid = stream.peer_cred().ok().and_then(|peer| peer.pid());
+    Ok(match stream.addresses()? {
+        Some((peer, local)) => Ends::Tcp { peer, local },
+        None => {
+            let pid = stream.peer_cred().and_then(|peer| peer.pid());
             Ends::Unix { port, peer_pid: pid.and_then(|pid| u32::try_from(pid).ok()) }
         }
     })

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use pgweir_proto::sqlstate::SqlState;
 
+use super::secure::SecureError;
 use crate::registry::Address;
 use crate::server::login::{AuthError, LoginError, WireError};
 use crate::server::query::{QueryError, ServerError};
@@ -26,6 +27,11 @@ pub(crate) enum ConnectError {
     Connect {
         address: Address,
         error: io::Error,
+    },
+    /// The connection is not as safe as it must be.
+    Tls {
+        address: Address,
+        error: SecureError,
     },
     /// `server_connect_timeout`, or the part of it that one of several addresses gets.
     Timeout(Step),
@@ -62,6 +68,7 @@ impl fmt::Display for ConnectError {
             ConnectError::NoHost => f.write_str("the database has no host and unix_socket_dir is empty"),
             ConnectError::Resolve { host, why } => write!(f, "server DNS lookup failed: {host}: {why}"),
             ConnectError::Connect { address, error } => write!(f, "connect failed: {address}: {error}"),
+            ConnectError::Tls { address, error } => write!(f, "TLS failed: {address}: {error}"),
             ConnectError::Timeout(step) => write!(f, "connect timeout: {step}"),
             ConnectError::Login(error) => error.fmt(f),
             ConnectError::Query(error) => write!(f, "connect_query failed: {error}"),
@@ -87,6 +94,13 @@ impl ConnectError {
             ConnectError::NoHost => "cannot connect",
             ConnectError::Resolve { .. } => "server DNS lookup failed",
             ConnectError::Connect { .. } => "connect failed",
+            ConnectError::Tls { error, .. } => match error {
+                SecureError::Io(_) => "server conn crashed?",
+                SecureError::Refused => "server refused SSL",
+                SecureError::BadAnswer(_) => "bad sslreq answer",
+                SecureError::Smuggled => "received unencrypted data after SSL response",
+                SecureError::Setup(_) | SecureError::Handshake(_) => "TLS startup failed",
+            },
             ConnectError::Timeout(_) => "connect timeout",
             ConnectError::Query(_) => "connect_query failed",
             ConnectError::Login(error) => match error {
@@ -113,7 +127,10 @@ impl ConnectError {
     /// others would refuse as well, or an operator would never know of the one that does.
     pub(crate) fn is_about_host(&self) -> bool {
         match self {
-            ConnectError::Resolve { .. } | ConnectError::Connect { .. } | ConnectError::Timeout(_) => true,
+            ConnectError::Resolve { .. }
+            | ConnectError::Connect { .. }
+            | ConnectError::Tls { .. }
+            | ConnectError::Timeout(_) => true,
             ConnectError::Login(LoginError::Wire(WireError::Io(_) | WireError::Closed)) => true,
             ConnectError::Login(LoginError::Server(error)) => {
                 matches!(error.sqlstate, Some(SqlState::CANNOT_CONNECT_NOW | SqlState::ADMIN_SHUTDOWN))
@@ -153,6 +170,15 @@ impl ConnectError {
                 io::ErrorKind::PermissionDenied => "check who may use the server's socket (unix_socket_permissions)",
                 io::ErrorKind::InvalidInput => "check the database's host and the tcp_* settings",
                 _ => "check the database's host and port, and the network in between",
+            },
+            ConnectError::Tls { error, .. } => match error {
+                SecureError::Refused => "turn TLS on in the server (ssl = on), or relax server_tls_sslmode",
+                SecureError::Setup(_) | SecureError::Handshake(_) => {
+                    "check the server's certificate and log, and the server_tls_* settings"
+                }
+                SecureError::Io(_) | SecureError::BadAnswer(_) | SecureError::Smuggled => {
+                    "check that PostgreSQL is what listens there, and who is in between"
+                }
             },
             ConnectError::Timeout(Step::Resolving(_)) => "check this machine's name service",
             ConnectError::Timeout(Step::Connecting(_)) => {

@@ -45,6 +45,7 @@ fn target(hosts: &[&str], port: u16) -> Target {
         startup: Vec::new(),
         connect_query: None,
         tcp: TcpOptions::for_servers(&Settings::default()),
+        tls: TlsSetup::none(),
         replication: None,
         timeout: Duration::from_secs(20),
         protocol: ProtocolVersion::V3_0,

@@ -62,7 +62,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), WireError> {
-        self.stream.write_all(bytes).await.map_err(WireError::Io)
+        self.stream.write_all(bytes).await.map_err(WireError::Io)?;
+        self.stream.flush().await.map_err(WireError::Io)
     }
 
     /// The next message, whole.

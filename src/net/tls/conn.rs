@@ -1,0 +1,362 @@
+//! One TLS connection, without its socket: ciphertext in, plaintext out, and back.
+//!
+//! rustls is driven through its unbuffered interface, so that what is read is decrypted in the
+//! reader's own buffer, and an idle connection holds no buffer at all.
+
+use std::fmt;
+
+use rustls::client::UnbufferedClientConnection;
+use rustls::pki_types::CertificateDer;
+use rustls::server::UnbufferedServerConnection;
+use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
+use rustls::{CommonState, ProtocolVersion};
+
+use super::ciphers;
+
+/// The longest record on the wire: header, 16 KB of text, and what encryption adds.
+pub(crate) const RECORD_LEN_MAX: usize = 5 + 16 * 1024 + 2048;
+
+/// What a record adds to its text at the most, in the versions and ciphers that we have.
+const RECORD_OVERHEAD: usize = 32;
+const FRAGMENT_LEN: usize = 16 * 1024;
+
+/// Why a connection cannot go on, in words for the log.
+#[derive(Debug)]
+pub(crate) enum TlsError {
+    Protocol(rustls::Error),
+    /// The peer has ended the connection, or we have.
+    Ended,
+}
+
+impl fmt::Display for TlsError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // OpenSSL's words, which people look for in logs.
+            TlsError::Protocol(rustls::Error::InvalidCertificate(error)) => {
+                write!(f, "certificate verify failed: {error}")
+            }
+            TlsError::Protocol(error) => error.fmt(f),
+            TlsError::Ended => f.write_str("the connection has ended"),
+        }
+    }
+}
+
+impl std::error::Error for TlsError {}
+
+impl From<rustls::Error> for TlsError {
+    fn from(error: rustls::Error) -> TlsError {
+        TlsError::Protocol(error)
+    }
+}
+
+/// How far the connection is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(in crate::net) enum Phase {
+    /// The peer must say more first.
+    Handshake,
+    /// Both sides may send.
+    Traffic,
+    /// Both have said that they send no more.
+    Closed,
+}
+
+enum Side {
+    Server(UnbufferedServerConnection),
+    Client(UnbufferedClientConnection),
+}
+
+/// A connection's keys, and what lies between two records.
+pub(crate) struct Tls {
+    side: Side,
+    /// Ciphertext that is no whole record, or no whole message of a handshake.
+    partial: Vec<u8>,
+    /// Plaintext for which the reader had no room, from `taken` on.
+    plain: Vec<u8>,
+    taken: usize,
+    /// Records that go out before any that are made later.
+    out: Vec<u8>,
+    /// The peer sends no more.
+    is_ended: bool,
+}
+
+/// Keys are nobody's business.
+impl fmt::Debug for Tls {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Tls").field("is_ended", &self.is_ended).finish_non_exhaustive()
+    }
+}
+
+/// Where plaintext goes: to the reader as long as it has room, the rest aside.
+struct Sink<'a> {
+    room: &'a mut [u8],
+    filled: usize,
+    rest: &'a mut Vec<u8>,
+}
+
+impl Sink<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        let n = if self.rest.is_empty() { bytes.len().min(self.room.len() - self.filled) } else { 0 };
+        self.room[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
+        self.filled += n;
+        self.rest.extend_from_slice(&bytes[n..]);
+    }
+}
+
+/// What is next after a state of rustls was dealt with.
+enum Next {
+    Again,
+    Rest(Phase),
+}
+
+/// Deals with one state; returns how many bytes in front of the input are done with.
+fn step<D>(
+    status: UnbufferedStatus<'_, '_, D>,
+    text: Option<&[u8]>,
+    sink: &mut Sink<'_>,
+    out: &mut Vec<u8>,
+    is_ended: &mut bool,
+) -> (usize, Result<Next, TlsError>) {
+    let mut discard = status.discard;
+    let next = match status.state {
+        Ok(ConnectionState::ReadTraffic(mut traffic)) => loop {
+            match traffic.next_record() {
+                None => break Ok(Next::Again),
+                Some(Err(error)) => break Err(error.into()),
+                Some(Ok(record)) => {
+                    discard += record.discard;
+                    sink.put(record.payload);
+                }
+            }
+        },
+        Ok(ConnectionState::EncodeTlsData(mut data)) => encode(|room| data.encode(room), out),
+        // It is in `out`, which nothing overtakes.
+        Ok(ConnectionState::TransmitTlsData(data)) => {
+            data.done();
+            Ok(Next::Again)
+        }
+        Ok(ConnectionState::PeerClosed) => {
+            *is_ended = true;
+            Ok(Next::Again)
+        }
+        Ok(ConnectionState::Closed) => {
+            *is_ended = true;
+            Ok(Next::Rest(Phase::Closed))
+        }
+        Ok(ConnectionState::BlockedHandshake) => Ok(Next::Rest(Phase::Handshake)),
+        Ok(ConnectionState::WriteTraffic(traffic)) => {
+            text.map_or(Ok(()), |text| encrypt(traffic, text, out)).map(|()| Next::Rest(Phase::Traffic))
+        }
+        // Early data is not offered to anybody.
+        Ok(_) => Err(TlsError::Ended),
+        Err(error) => Err(error.into()),
+    };
+    (discard, next)
+}
+
+fn encode(
+    mut encode: impl FnMut(&mut [u8]) -> Result<usize, EncodeError>,
+    out: &mut Vec<u8>,
+) -> Result<Next, TlsError> {
+    let at = out.len();
+    let len = match encode(&mut []) {
+        Ok(len) => len,
+        Err(EncodeError::InsufficientSize(size)) => {
+            out.resize(at + size.required_size, 0);
+            encode(&mut out[at..]).map_err(|_| TlsError::Ended)?
+        }
+        Err(EncodeError::AlreadyEncoded) => return Err(TlsError::Ended),
+    };
+    out.truncate(at + len);
+    Ok(Next::Again)
+}
+
+/// Adds `text` to `out` in as few records as it takes; an empty one is the end of the traffic.
+fn encrypt<D>(mut traffic: WriteTraffic<'_, D>, text: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
+    let at = out.len();
+    let mut room = text.len() + (text.len() / FRAGMENT_LEN + 1) * RECORD_OVERHEAD;
+    loop {
+        out.resize(at + room, 0);
+        let done = match text.is_empty() {
+            true => traffic.queue_close_notify(&mut out[at..]),
+            false => traffic.encrypt(text, &mut out[at..]),
+        };
+        match done {
+            Ok(len) => {
+                out.truncate(at + len);
+                return Ok(());
+            }
+            // New keys have to be announced in front of it.
+            Err(EncryptError::InsufficientSize(size)) if size.required_size > room => room = size.required_size,
+            Err(_) => {
+                out.truncate(at);
+                return Err(TlsError::Ended);
+            }
+        }
+    }
+}
+
+impl Tls {
+    /// `early` is what was read of the connection already.
+    pub(in crate::net) fn server(connection: UnbufferedServerConnection, early: &[u8]) -> Tls {
+        Tls::new(Side::Server(connection), early)
+    }
+
+    pub(in crate::net) fn client(connection: UnbufferedClientConnection) -> Tls {
+        Tls::new(Side::Client(connection), &[])
+    }
+
+    fn new(side: Side, early: &[u8]) -> Tls {
+        Tls { side, partial: early.to_vec(), plain: Vec::new(), taken: 0, out: Vec::new(), is_ended: false }
+    }
+
+    fn common(&self) -> &CommonState {
+        match &self.side {
+            Side::Server(connection) => connection,
+            Side::Client(connection) => connection,
+        }
+    }
+
+    /// Goes through `input` until more is needed, and encrypts `text`, if any, once it may.
+    /// Returns how much of `input` is done with and how much of `room` is filled.
+    fn run(
+        &mut self,
+        input: &mut [u8],
+        text: Option<&[u8]>,
+        room: &mut [u8],
+    ) -> Result<(usize, usize, Phase), TlsError> {
+        let Tls { side, plain, out, is_ended, .. } = self;
+        let mut sink = Sink { room, filled: 0, rest: plain };
+        let mut at = 0;
+        loop {
+            let (discard, next) = match side {
+                Side::Server(c) => step(c.process_tls_records(&mut input[at..]), text, &mut sink, out, is_ended),
+                Side::Client(c) => step(c.process_tls_records(&mut input[at..]), text, &mut sink, out, is_ended),
+            };
+            at += discard;
+            match next? {
+                Next::Again => {}
+                Next::Rest(phase) => return Ok((at, sink.filled, phase)),
+            }
+        }
+    }
+
+    /// How many bytes of ciphertext are kept, to stand in front of what is read next.
+    pub(in crate::net) fn kept(&self) -> &[u8] {
+        &self.partial
+    }
+
+    /// Decrypts `input`, which begins with what was kept; what is no whole record is kept. Of the
+    /// plaintext, what has no room in `room` is kept for `take_plain`.
+    pub(in crate::net) fn open(&mut self, input: &mut [u8], room: &mut [u8]) -> Result<usize, TlsError> {
+        let (at, filled, _) = self.run(input, None, room)?;
+        self.keep(&input[at..]);
+        Ok(filled)
+    }
+
+    /// Goes on with the handshake. `more` has just been read.
+    pub(in crate::net) fn advance(&mut self, more: &[u8]) -> Result<Phase, TlsError> {
+        let mut input = std::mem::take(&mut self.partial);
+        input.extend_from_slice(more);
+        let ran = self.run(&mut input, None, &mut []);
+        let (at, _, phase) = ran.inspect_err(|_| self.say_why())?;
+        self.keep(&input[at..]);
+        Ok(phase)
+    }
+
+    fn keep(&mut self, rest: &[u8]) {
+        // Nothing is left as a rule, and then nothing is to be held.
+        self.partial = rest.to_vec();
+    }
+
+    /// After an error: the alert for the peer goes to what is to be sent.
+    fn say_why(&mut self) {
+        // It comes before the error comes again.
+        let _ = self.run(&mut [], None, &mut []);
+    }
+
+    /// Encrypts `text` behind what is in `into`, with whatever has to go out before it.
+    pub(crate) fn seal(&mut self, text: &[u8], into: &mut Vec<u8>) -> Result<(), TlsError> {
+        if text.is_empty() {
+            return Ok(());
+        }
+        self.seal_any(text, into)
+    }
+
+    /// Says that we send no more.
+    pub(in crate::net) fn seal_end(&mut self, into: &mut Vec<u8>) -> Result<(), TlsError> {
+        self.seal_any(&[], into)
+    }
+
+    fn seal_any(&mut self, text: &[u8], into: &mut Vec<u8>) -> Result<(), TlsError> {
+        into.append(&mut self.out);
+        std::mem::swap(into, &mut self.out);
+        // rustls may have noted how far it is in what is kept, so it has to see that again.
+        let mut input = std::mem::take(&mut self.partial);
+        let ran = self.run(&mut input, Some(text), &mut []);
+        std::mem::swap(into, &mut self.out);
+        let (at, _, phase) = ran?;
+        self.partial = input;
+        self.partial.drain(..at);
+        if phase == Phase::Traffic { Ok(()) } else { Err(TlsError::Ended) }
+    }
+
+    /// Records that are to be sent, for whoever sends them at once.
+    pub(in crate::net) fn out(&mut self) -> &mut Vec<u8> {
+        &mut self.out
+    }
+
+    /// Moves plaintext that was kept to `room`.
+    pub(in crate::net) fn take_plain(&mut self, room: &mut [u8]) -> usize {
+        let left = &self.plain[self.taken..];
+        let n = left.len().min(room.len());
+        room[..n].copy_from_slice(&left[..n]);
+        self.taken += n;
+        if self.taken == self.plain.len() {
+            (self.plain, self.taken) = (Vec::new(), 0);
+        }
+        n
+    }
+
+    /// Something was received that nobody has read: text, or a part of a record.
+    pub(in crate::net) fn has_unread(&self) -> bool {
+        !(self.plain.is_empty() && self.partial.is_empty())
+    }
+
+    pub(in crate::net) fn is_ended(&self) -> bool {
+        self.is_ended
+    }
+
+    pub(in crate::net) fn set_ended(&mut self) {
+        self.is_ended = true;
+    }
+
+    /// The handshake is over: gives back what it needed.
+    pub(in crate::net) fn settle(&mut self) {
+        self.out.shrink_to_fit();
+        self.partial.shrink_to_fit();
+    }
+
+    /// ALPN agreed on a protocol; there is only ours.
+    pub(crate) fn has_alpn(&self) -> bool {
+        self.common().alpn_protocol().is_some()
+    }
+
+    /// The certificate that the peer has shown and that was verified.
+    pub(crate) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        self.common().peer_certificates()?.first()
+    }
+
+    /// Version and cipher, as OpenSSL calls them.
+    pub(crate) fn description(&self) -> String {
+        let common = self.common();
+        let suite = common.negotiated_cipher_suite().map_or("-", |suite| ciphers::openssl_name(suite.suite()));
+        match common.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => format!("TLSv1.3/{suite}"),
+            _ => {
+                let group =
+                    common.negotiated_key_exchange_group().map_or("-", |group| ciphers::group_name(group.name()));
+                format!("TLSv1.2/{suite}/ECDH={group}")
+            }
+        }
+    }
+}

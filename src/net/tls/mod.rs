@@ -1,0 +1,36 @@
+//! TLS on both sides, by rustls.
+
+mod ciphers;
+mod conn;
+mod setup;
+mod verify;
+mod x509;
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+pub(super) use conn::{Phase, RECORD_LEN_MAX};
+pub(crate) use conn::{Tls, TlsError};
+pub(crate) use setup::{Dialer, SetupError, TlsSetup};
+
+/// A connection's TLS, for its stream, which reads, and for the lane that sends to it. Both are
+/// always on the same thread; the lock is for the servers that wander between threads.
+#[derive(Debug, Clone)]
+pub(crate) struct SharedTls(Arc<Mutex<Tls>>);
+
+impl SharedTls {
+    pub(super) fn new(tls: Tls) -> SharedTls {
+        SharedTls(Arc::new(Mutex::new(tls)))
+    }
+
+    pub(crate) fn lock(&self) -> MutexGuard<'_, Tls> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Tls {
+    /// Whether the peer has shown the certificate of this user.
+    pub(crate) fn is_peer(&self, user: &str) -> bool {
+        let certificate = self.peer_certificate().and_then(|der| x509::Certificate::parse(der));
+        certificate.is_some_and(|certificate| certificate.is_of_user(user))
+    }
+}
