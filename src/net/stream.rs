@@ -33,6 +33,8 @@ pub(crate) struct Stream {
     socket: Socket,
     /// `None`: bytes go as they are.
     tls: Option<SharedTls>,
+    /// A handshake has begun and not ended: no text may be sent.
+    is_in_handshake: bool,
 }
 
 #[derive(Debug)]
@@ -187,11 +189,11 @@ fn invalid(error: TlsError) -> io::Error {
 
 impl Stream {
     pub(crate) fn tcp(socket: TcpStream) -> Stream {
-        Stream { socket: Socket::Tcp(socket), tls: None }
+        Stream { socket: Socket::Tcp(socket), tls: None, is_in_handshake: false }
     }
 
     pub(crate) fn unix(socket: UnixStream) -> Stream {
-        Stream { socket: Socket::Unix(socket), tls: None }
+        Stream { socket: Socket::Unix(socket), tls: None, is_in_handshake: false }
     }
 
     /// Takes the socket off its runtime.
@@ -243,6 +245,7 @@ impl Stream {
     /// a millisecond, is computed `beside` the data path where this is on it.
     pub(crate) async fn start_tls(&mut self, mut tls: Tls, beside: Option<&Handle>) -> Result<(), StartTlsError> {
         let mut input = Vec::new();
+        self.is_in_handshake = true;
         loop {
             let advanced;
             (tls, advanced) = match beside {
@@ -275,6 +278,7 @@ impl Stream {
         }
         tls.settle();
         self.tls = Some(SharedTls::new(tls));
+        self.is_in_handshake = false;
         Ok(())
     }
 
@@ -282,7 +286,7 @@ impl Stream {
     /// call waits without asking the kernel again.
     #[inline]
     pub(crate) fn poll_read_into(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {
-        let Stream { socket, tls } = self;
+        let Stream { socket, tls, .. } = self;
         if let Some(tls) = tls {
             return socket.poll_read_tls(tls, cx, buf);
         }
@@ -310,6 +314,7 @@ impl Stream {
     pub(crate) fn try_end(&self, last_words: &[u8]) {
         let mut out = Vec::new();
         let bytes = match &self.tls {
+            None if self.is_in_handshake => return,
             None => last_words,
             Some(tls) => {
                 let mut tls = tls.lock();
@@ -374,13 +379,13 @@ impl Detached {
                 Socket::Unix(UnixStream::from_std(s)?)
             }
         };
-        Ok(Stream { socket, tls: self.tls })
+        Ok(Stream { socket, tls: self.tls, is_in_handshake: false })
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Stream { socket, tls } = self.get_mut();
+        let Stream { socket, tls, .. } = self.get_mut();
         let Some(tls) = tls else { return socket.poll_read(cx, buf) };
         let n = ready!(socket.poll_read_tls(tls, cx, buf.initialize_unfilled()))?;
         buf.advance(n);
@@ -391,7 +396,7 @@ impl AsyncRead for Stream {
 /// With TLS, what was written has to be flushed.
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
-        let Stream { socket, tls } = self.get_mut();
+        let Stream { socket, tls, .. } = self.get_mut();
         let Some(tls) = tls else { return socket.poll_write(cx, buf) };
         // So that no more than this waits at once.
         ready!(socket.poll_flush_tls(tls, cx))?;
@@ -404,7 +409,7 @@ impl AsyncWrite for Stream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        let Stream { socket, tls } = self.get_mut();
+        let Stream { socket, tls, .. } = self.get_mut();
         tls.as_ref().map_or(Poll::Ready(Ok(())), |tls| socket.poll_flush_tls(tls, cx))
     }
 

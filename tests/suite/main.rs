@@ -31,4 +31,5 @@ mod servers;
 mod session_use;
 mod startup;
 mod timeouts;
+mod tls;
 mod workers;

@@ -214,7 +214,8 @@ impl Bouncer {
                 panic!("the pooler ended with {status}");
             }
             Wire::try_tcp(self.port).is_ok_and(|mut wire| {
-                wire.try_send(&msg::packet(msg::SSL_REQUEST, &[])).is_ok() && wire.read_byte() == Ok(b'N')
+                wire.try_send(&msg::packet(msg::SSL_REQUEST, &[])).is_ok()
+                    && matches!(wire.read_byte(), Ok(b'N' | b'S'))
             })
         });
     }

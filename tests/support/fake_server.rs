@@ -42,6 +42,12 @@ impl Peer {
         let _ = self.0.write_all(bytes);
     }
 
+    /// Reads a request for TLS and leaves the answer to the test.
+    pub(crate) fn read_ssl_request(&mut self) -> bool {
+        let mut request = [0; 8];
+        self.0.read_exact(&mut request).is_ok() && request[4..] == msg::SSL_REQUEST.to_be_bytes()
+    }
+
     /// Declines encryption, and reads the startup packet; false at the end of the stream.
     pub(crate) fn read_startup(&mut self) -> bool {
         self.read_packet().is_some()

@@ -7,6 +7,7 @@ pub(crate) mod messages;
 pub(crate) mod postgres;
 pub(crate) mod process;
 pub(crate) mod random;
+pub(crate) mod tls;
 pub(crate) mod wire;
 
 pub(crate) use bouncer::Bouncer;
