@@ -5,6 +5,7 @@ use pgweir_config::fuzzing as config;
 use pgweir_proto::fuzzing as proto;
 
 use crate::admin;
+use crate::net;
 use crate::relay;
 
 /// Takes any bytes.
@@ -14,6 +15,7 @@ type Target = fn(&[u8]);
 const TARGETS: &[(&str, Target)] = &[
     ("auth", proto::auth),
     ("cancel_key", proto::cancel_key),
+    ("certificate", net::tls::fuzz_certificate),
     ("console", admin::fuzzing::console),
     ("error_response", proto::error_response),
     ("frame", proto::frame),

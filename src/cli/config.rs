@@ -7,6 +7,7 @@ use pgweir_config::{Loaded, Problem, Problems, Source, reference_markdown, sampl
 
 use super::args::ConfigCommand;
 use super::{Failed, print};
+use crate::net::tls::TlsSetup;
 
 pub(super) fn run(command: ConfigCommand) -> Result<(), Failed> {
     match command {
@@ -19,11 +20,19 @@ pub(super) fn run(command: ConfigCommand) -> Result<(), Failed> {
 
 fn check(file: Option<&Path>) -> Result<(), Failed> {
     let (errors, warnings) = match Source::new(file, env::vars_os()).load() {
-        Ok(Loaded { warnings, .. }) => (Vec::new(), warnings),
+        Ok(loaded) => with_tls(file, loaded),
         Err(Problems { errors, warnings }) => (errors, warnings),
     };
     print(&report(&errors, &warnings))?;
     if errors.is_empty() { Ok(()) } else { Err(Failed) }
+}
+
+/// The problems of a configuration whose TLS settings are tried, with the files that they name.
+fn with_tls(file: Option<&Path>, Loaded { config, mut warnings }: Loaded) -> (Vec<Problem>, Vec<Problem>) {
+    let file = file.map_or_else(|| "environment".to_owned(), |file| file.display().to_string());
+    let problem = |message| Problem { file: file.clone(), line: None, message };
+    let made = TlsSetup::new(&config.settings, |warning| warnings.push(problem(warning)));
+    (made.err().map(|e| problem(e.to_string())).into_iter().collect(), warnings)
 }
 
 fn report(errors: &[Problem], warnings: &[Problem]) -> String {

@@ -160,7 +160,9 @@ fn what_is_no_handshake_is_refused() {
     };
     let request = msg::packet(msg::SSL_REQUEST, &[]);
     // Garbage instead of it, and a startup packet in clear.
-    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 100], &msg::startup(196_608, &[("user", "app")])] {
+    let begun = b"\x16\x03\x01\x00\x05\x01\x00\x02\x00\x03\xff\xff\xff\xff\xff\xff\xff\xff";
+    let clear = msg::startup(196_608, &[("user", "app")]);
+    for garbage in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0; 100], begun, &clear] {
         let mut wire = ask();
         wire.send(garbage);
         // An alert, if anything.
@@ -183,6 +185,7 @@ fn what_is_no_handshake_is_refused() {
     silent.expect_closed();
     bouncer.wait_log("client_login_timeout");
     assert_eq!(bouncer.client().one("select 'well'"), "well");
+    assert!(!bouncer.log().contains("panicked"));
 }
 
 mod beyond_pgbouncer {

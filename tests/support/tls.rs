@@ -110,7 +110,7 @@ pub(crate) struct Tunnel {
     pub(crate) port: u16,
 }
 
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub(crate) struct Through {
     /// TLS without an SSLRequest before.
     pub(crate) is_direct: bool,
@@ -119,12 +119,6 @@ pub(crate) struct Through {
     pub(crate) piece: usize,
     /// A client certificate.
     pub(crate) name: Option<&'static str>,
-}
-
-impl Default for Through {
-    fn default() -> Through {
-        Through { is_direct: false, alpn: None, piece: 0, name: None }
-    }
 }
 
 fn config(through: &Through) -> ClientConfig {

@@ -77,6 +77,8 @@ pub(crate) struct Tls {
     out: Vec<u8>,
     /// The peer sends no more.
     is_ended: bool,
+    /// We have said that we send no more, or an error has come: nothing works any more.
+    is_over: bool,
 }
 
 /// Keys are nobody's business.
@@ -89,15 +91,16 @@ impl fmt::Debug for Tls {
 /// Where plaintext goes: to the reader as long as it has room, the rest aside.
 struct Sink<'a> {
     room: &'a mut [u8],
-    filled: usize,
+    filled: &'a mut usize,
     rest: &'a mut Vec<u8>,
 }
 
 impl Sink<'_> {
     fn put(&mut self, bytes: &[u8]) {
-        let n = if self.rest.is_empty() { bytes.len().min(self.room.len() - self.filled) } else { 0 };
-        self.room[self.filled..self.filled + n].copy_from_slice(&bytes[..n]);
-        self.filled += n;
+        let at = *self.filled;
+        let n = if self.rest.is_empty() { bytes.len().min(self.room.len() - at) } else { 0 };
+        self.room[at..at + n].copy_from_slice(&bytes[..n]);
+        *self.filled += n;
         self.rest.extend_from_slice(&bytes[n..]);
     }
 }
@@ -206,7 +209,15 @@ impl Tls {
     }
 
     fn new(side: Side, early: &[u8]) -> Tls {
-        Tls { side, partial: early.to_vec(), plain: Vec::new(), taken: 0, out: Vec::new(), is_ended: false }
+        Tls {
+            side,
+            partial: early.to_vec(),
+            plain: Vec::new(),
+            taken: 0,
+            out: Vec::new(),
+            is_ended: false,
+            is_over: false,
+        }
     }
 
     fn common(&self) -> &CommonState {
@@ -216,26 +227,45 @@ impl Tls {
         }
     }
 
-    /// Goes through `input` until more is needed, and encrypts `text`, if any, once it may.
-    /// Returns how much of `input` is done with and how much of `room` is filled.
-    fn run(
+    /// Deals with the next state: how much in front of `input` is done with, and what is next.
+    fn step(
         &mut self,
         input: &mut [u8],
         text: Option<&[u8]>,
         room: &mut [u8],
-    ) -> Result<(usize, usize, Phase), TlsError> {
+        filled: &mut usize,
+    ) -> (usize, Result<Next, TlsError>) {
         let Tls { side, plain, out, is_ended, .. } = self;
-        let mut sink = Sink { room, filled: 0, rest: plain };
-        let mut at = 0;
+        let mut sink = Sink { room, filled, rest: plain };
+        match side {
+            Side::Server(c) => step(c.process_tls_records(input), text, &mut sink, out, is_ended),
+            Side::Client(c) => step(c.process_tls_records(input), text, &mut sink, out, is_ended),
+        }
+    }
+
+    /// Goes through `input` until more is needed, and encrypts `text`, if any, once it may. Leaves
+    /// in `at` how much of `input` is done with. Returns how much of `room` is filled.
+    fn run(
+        &mut self,
+        input: &mut [u8],
+        at: &mut usize,
+        text: Option<&[u8]>,
+        room: &mut [u8],
+    ) -> Result<(usize, Phase), TlsError> {
+        if self.is_over {
+            return Err(TlsError::Ended);
+        }
+        let mut filled = 0;
         loop {
-            let (discard, next) = match side {
-                Side::Server(c) => step(c.process_tls_records(&mut input[at..]), text, &mut sink, out, is_ended),
-                Side::Client(c) => step(c.process_tls_records(&mut input[at..]), text, &mut sink, out, is_ended),
-            };
-            at += discard;
-            match next? {
-                Next::Again => {}
-                Next::Rest(phase) => return Ok((at, sink.filled, phase)),
+            let (discard, next) = self.step(&mut input[*at..], text, room, &mut filled);
+            *at += discard;
+            match next {
+                Ok(Next::Again) => {}
+                Ok(Next::Rest(phase)) => return Ok((filled, phase)),
+                Err(error) => {
+                    self.is_over = true;
+                    return Err(error);
+                }
             }
         }
     }
@@ -248,7 +278,8 @@ impl Tls {
     /// Decrypts `input`, which begins with what was kept; what is no whole record is kept. Of the
     /// plaintext, what has no room in `room` is kept for `take_plain`.
     pub(in crate::net) fn open(&mut self, input: &mut [u8], room: &mut [u8]) -> Result<usize, TlsError> {
-        let (at, filled, _) = self.run(input, None, room)?;
+        let mut at = 0;
+        let (filled, _) = self.run(input, &mut at, None, room)?;
         self.keep(&input[at..]);
         Ok(filled)
     }
@@ -257,8 +288,13 @@ impl Tls {
     pub(in crate::net) fn advance(&mut self, more: &[u8]) -> Result<Phase, TlsError> {
         let mut input = std::mem::take(&mut self.partial);
         input.extend_from_slice(more);
-        let ran = self.run(&mut input, None, &mut []);
-        let (at, _, phase) = ran.inspect_err(|_| self.say_why())?;
+        let mut at = 0;
+        let ran = self.run(&mut input, &mut at, None, &mut []);
+        if ran.is_err() && self.common().wants_write() {
+            // The alert for the peer.
+            let _ = self.step(&mut input[at..], None, &mut [], &mut 0);
+        }
+        let (_, phase) = ran?;
         self.keep(&input[at..]);
         Ok(phase)
     }
@@ -266,12 +302,6 @@ impl Tls {
     fn keep(&mut self, rest: &[u8]) {
         // Nothing is left as a rule, and then nothing is to be held.
         self.partial = rest.to_vec();
-    }
-
-    /// After an error: the alert for the peer goes to what is to be sent.
-    fn say_why(&mut self) {
-        // It comes before the error comes again.
-        let _ = self.run(&mut [], None, &mut []);
     }
 
     /// Encrypts `text` behind what is in `into`, with whatever has to go out before it.
@@ -284,7 +314,9 @@ impl Tls {
 
     /// Says that we send no more.
     pub(in crate::net) fn seal_end(&mut self, into: &mut Vec<u8>) -> Result<(), TlsError> {
-        self.seal_any(&[], into)
+        let sealed = self.seal_any(&[], into);
+        self.is_over = true;
+        sealed
     }
 
     fn seal_any(&mut self, text: &[u8], into: &mut Vec<u8>) -> Result<(), TlsError> {
@@ -292,11 +324,12 @@ impl Tls {
         std::mem::swap(into, &mut self.out);
         // rustls may have noted how far it is in what is kept, so it has to see that again.
         let mut input = std::mem::take(&mut self.partial);
-        let ran = self.run(&mut input, Some(text), &mut []);
+        let mut at = 0;
+        let ran = self.run(&mut input, &mut at, Some(text), &mut []);
         std::mem::swap(into, &mut self.out);
-        let (at, _, phase) = ran?;
+        input.drain(..at);
         self.partial = input;
-        self.partial.drain(..at);
+        let (_, phase) = ran?;
         if phase == Phase::Traffic { Ok(()) } else { Err(TlsError::Ended) }
     }
 
@@ -358,5 +391,140 @@ impl Tls {
                 format!("TLSv1.2/{suite}/ECDH={group}")
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+    use std::process::Command;
+
+    use pgweir_config::Settings;
+
+    use super::*;
+    use crate::net::tls::TlsSetup;
+
+    fn setup() -> TlsSetup {
+        use std::sync::atomic::{AtomicU32, Ordering};
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("pgweir-tls-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let dir = std::env::temp_dir().join(name);
+        std::fs::create_dir(&dir).unwrap();
+        let path = |name: &str| -> PathBuf { dir.join(name) };
+        let made = Command::new("openssl")
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x"])
+            .arg("-keyout")
+            .arg(path("key"))
+            .arg("-out")
+            .arg(path("crt"))
+            .output()
+            .expect("run openssl");
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        let mut settings = Settings::default();
+        for (key, value) in [
+            ("client_tls_sslmode", "require"),
+            ("client_tls_key_file", path("key").to_str().unwrap()),
+            ("client_tls_cert_file", path("crt").to_str().unwrap()),
+            ("server_tls_sslmode", "verify-full"),
+            ("server_tls_ca_file", path("crt").to_str().unwrap()),
+        ] {
+            settings.set(key, value).unwrap();
+        }
+        let setup = TlsSetup::new(&settings, |warning| panic!("{warning}")).unwrap();
+        std::fs::remove_dir_all(dir).unwrap();
+        setup
+    }
+
+    /// A client and its server, shaken hands.
+    fn pair() -> [Tls; 2] {
+        let setup = setup();
+        let mut client = setup.dialer.begin("x").unwrap().unwrap();
+        let mut server = setup.acceptor.unwrap().begin(&[]).unwrap();
+        let mut phases = [Phase::Handshake; 2];
+        for _ in 0..4 {
+            let input = std::mem::take(server.out());
+            phases[0] = client.advance(&input).unwrap();
+            let input = std::mem::take(client.out());
+            phases[1] = server.advance(&input).unwrap();
+        }
+        assert_eq!(phases, [Phase::Traffic; 2]);
+        assert!(client.has_alpn() && server.has_alpn());
+        assert_eq!(client.description(), "TLSv1.3/TLS_AES_256_GCM_SHA384");
+        assert_eq!((client.out().len(), server.out().len()), (0, 0));
+        [client, server]
+    }
+
+    /// All text in `records`, which come in pieces, to a reader with so much room.
+    fn opened(tls: &mut Tls, records: &[u8], piece: usize, room: usize) -> Vec<u8> {
+        let (mut text, mut room) = (Vec::new(), vec![0; room]);
+        for piece in records.chunks(piece) {
+            let mut input = [tls.kept(), piece].concat();
+            let mut n = tls.open(&mut input, &mut room).unwrap();
+            while n > 0 {
+                text.extend_from_slice(&room[..n]);
+                n = tls.take_plain(&mut room);
+            }
+        }
+        text
+    }
+
+    fn sealed(tls: &mut Tls, text: &[u8]) -> Vec<u8> {
+        let mut records = Vec::new();
+        tls.seal(text, &mut records).unwrap();
+        records
+    }
+
+    #[test]
+    fn text_passes_whole_whatever_the_pieces() {
+        let [mut client, mut server] = pair();
+        let text: Vec<u8> = (0..50_000u32).map(|i| i as u8).collect();
+        for (piece, room) in [(1, 7), (5000, 1), (100_000, 64 * 1024), (17, 100)] {
+            let records = sealed(&mut server, &text);
+            // Four records for what is longer than three.
+            assert_eq!(records.len(), text.len() + 4 * 22);
+            assert!(opened(&mut client, &records, piece, room) == text, "{piece} {room}");
+            assert!(!client.has_unread());
+            let records = sealed(&mut client, b"back");
+            assert_eq!(opened(&mut server, &records, piece, room), b"back");
+        }
+    }
+
+    #[test]
+    fn new_keys_are_answered_in_front_of_the_next_text() {
+        let [mut client, mut server] = pair();
+        let Side::Client(connection) = &mut client.side else { panic!("a client") };
+        let Ok(ConnectionState::WriteTraffic(traffic)) = connection.process_tls_records(&mut []).state else {
+            panic!("the handshake is over")
+        };
+        traffic.refresh_traffic_keys().unwrap();
+        let records = sealed(&mut client, b"with new keys");
+        assert_eq!(opened(&mut server, &records, 3, 100), b"with new keys");
+        // Nobody has anything to read of that.
+        assert!(!server.has_unread());
+        let mut answer = b"before ".to_vec();
+        server.seal(b"as well", &mut answer).unwrap();
+        assert!(answer.starts_with(b"before ") && answer.len() > 7 + 7 + 22);
+        assert_eq!(opened(&mut client, &answer[7..], 100, 100), b"as well");
+    }
+
+    #[test]
+    fn the_end_comes_behind_the_text() {
+        let [mut client, mut server] = pair();
+        let mut records = sealed(&mut server, b"bye");
+        server.seal_end(&mut records).unwrap();
+        assert_eq!(opened(&mut client, &records, 1000, 2), b"bye");
+        assert!(client.is_ended() && !client.has_unread());
+        assert!(server.seal(b"more", &mut Vec::new()).is_err());
+    }
+
+    #[test]
+    fn what_was_changed_on_the_way_is_no_text() {
+        let [mut client, mut server] = pair();
+        let mut records = sealed(&mut server, b"text");
+        *records.last_mut().unwrap() ^= 1;
+        assert!(client.open(&mut records, &mut [0; 100]).is_err());
+        // And after that nothing is.
+        assert!(client.open(&mut sealed(&mut server, b"text"), &mut [0; 100]).is_err());
+        assert_eq!(format!("{server:?}"), "Tls { is_ended: false, .. }");
     }
 }

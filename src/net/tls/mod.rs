@@ -34,3 +34,14 @@ impl Tls {
         certificate.is_some_and(|certificate| certificate.is_of_user(user))
     }
 }
+
+/// No certificate is too odd to be looked at, and its parts lie within it.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_certificate(data: &[u8]) {
+    let Some(certificate) = x509::Certificate::parse(data) else { return };
+    assert!(certificate.tbs.len() + certificate.signature.len() < data.len());
+    let name = certificate.common_name();
+    certificate.is_of_host(name.unwrap_or("localhost"));
+    certificate.is_authority();
+    assert!(name.is_none_or(|name| certificate.is_of_user(name)));
+}
