@@ -19,6 +19,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("console", admin::fuzzing::console),
     ("error_response", proto::error_response),
     ("frame", proto::frame),
+    ("hba", config::hba),
     ("ini", config::ini),
     ("options", proto::options),
     ("relay", relay::fuzzing::relay),

@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::entries::{Database, Peer, User};
+use crate::hba::Hba;
 use crate::kind::CONSOLE_DATABASE;
 use crate::problem::Problem;
-use crate::settings::Settings;
+use crate::resolve::read_hba;
+use crate::settings::{SetError, Settings};
 use crate::units::{HostAddr, PoolMode};
 use crate::userlist::Userlist;
 
@@ -25,6 +27,8 @@ pub struct Config {
     pub peers: BTreeMap<u32, Peer>,
     /// The users of the `auth_file`.
     pub userlist: Arc<Userlist>,
+    /// The rules of the `auth_hba_file`; None unless `auth_type` is hba.
+    pub hba: Option<Arc<Hba>>,
 }
 
 /// A configuration that can be used, with what the operator should know about it.
@@ -35,6 +39,21 @@ pub struct Loaded {
 }
 
 impl Config {
+    /// Changes one setting, for the console's `SET`. On an error nothing is changed.
+    pub fn set(&mut self, key: &str, value: &str) -> Result<(), SetError> {
+        let mut settings = self.settings.clone();
+        settings.set(key, value)?;
+        if matches!(key, "auth_type" | "auth_hba_file" | "auth_ident_file") {
+            let (hba, problems) = read_hba(&settings);
+            if let Some(problem) = problems.errors.into_iter().next() {
+                return Err(SetError::File(problem));
+            }
+            self.hba = hba;
+        }
+        self.settings = settings;
+        Ok(())
+    }
+
     /// The database that a client asks for by this name; made from the `*` entry if it has none of its own.
     pub fn database(&self, name: &str) -> Option<Arc<Database>> {
         if name == CONSOLE_DATABASE {

@@ -1,7 +1,11 @@
 //! What must hold for any text: the bodies of the fuzz targets in `fuzz/`, a function per
 //! format. Each panics when it does not hold. The seeds are run through them by `cargo test`, too.
 
+use std::path::Path;
+
 use crate::config::Config;
+use crate::hba::{self, Access, Hba, Parsed};
+use crate::ident::{IdentMap, IdentMaps};
 use crate::problem::{Place, Problem, Problems};
 use crate::raw::Raw;
 use crate::resolve::resolve;
@@ -69,6 +73,40 @@ pub fn userlist(data: &[u8]) {
     let line = |(user, of): (&str, &UserSecret)| format!("\"{}\" \"{}\"\n", quote(user), quote(&secret(of)));
     let (again, problems) = Userlist::parse(&users.iter().map(line).collect::<String>(), &Place::file("y"));
     assert_eq!((again, problems), (users, Vec::new()));
+}
+
+/// Rules without maps and further files, for tests of those who ask them.
+pub fn rules(text: &str) -> Hba {
+    let no_files = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
+    let Parsed { hba, errors, .. } = hba::parse(text, &Place::file("x"), &IdentMaps::default(), &no_files);
+    assert_eq!(errors, []);
+    hba
+}
+
+/// The map of this name in a text, for the same.
+pub fn ident_map(name: &str, text: &str) -> IdentMap {
+    let (maps, problems) = IdentMaps::parse(text, &Place::file("x"));
+    assert_eq!(problems, []);
+    (**maps.get(name).expect("a map of this name")).clone()
+}
+
+/// The text is both files.
+pub fn hba(data: &[u8]) {
+    let text = String::from_utf8_lossy(data);
+    let (maps, problems) = IdentMaps::parse(&text, &Place::file("x"));
+    check_problems(&problems, &text);
+    let circular = |_: &Path| Ok(text.to_string());
+    let no_files = |_: &Path| Err(std::io::ErrorKind::NotFound.into());
+    // Files that name themselves many times over take long, and tell no more.
+    let read: hba::ReadFile<'_> = if text.matches('@').count() <= 1 { &circular } else { &no_files };
+    let Parsed { hba, errors, warnings } = hba::parse(&text, &Place::file("x"), &maps, read);
+    check_problems(&errors, &text);
+    check_problems(&warnings, &text);
+    let access = |address, is_tls| Access { address, is_tls, is_physical_replication: false, database: "d", user: "u" };
+    for address in [None, Some([10, 0, 0, 1].into()), Some([0; 16].into())] {
+        let [plain, tls] = [false, true].map(|is_tls| hba.find(&access(address, is_tls)));
+        assert!(address.is_some() || plain == tls);
+    }
 }
 
 pub fn url(data: &[u8]) {

@@ -1,11 +1,13 @@
 //! From text to a configuration: every value checked, every problem collected.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::config::{Config, Loaded};
 use crate::entries::{DATABASE, DATABASE_ALIASES, Database, PEER, Peer, USER, User};
+use crate::hba::{self, Hba, Parsed};
+use crate::ident::IdentMaps;
 use crate::kind::CONSOLE_DATABASE;
 use crate::problem::{Place, Problem, Problems, nearest};
 use crate::raw::{Entry, Item, Login, Pair, Raw, Section, read_secret, read_text};
@@ -26,7 +28,10 @@ pub(crate) fn resolve(raw: Raw, conffile: Option<&Path>) -> Result<Loaded, Probl
     let users = resolver.users(raw.users);
     let peers = resolver.peers(raw.peers);
     let userlist = resolver.userlist(&settings, raw.logins);
-    let config = Config { settings, databases, autodb, users, peers, userlist: Arc::new(userlist) };
+    let (hba, problems) = read_hba(&settings);
+    resolver.errors.extend(problems.errors);
+    resolver.warnings.extend(problems.warnings);
+    let config = Config { settings, databases, autodb, users, peers, userlist: Arc::new(userlist), hba };
     resolver.check_together(&config, conffile);
     let Resolver { mut errors, mut warnings } = resolver;
     errors.sort();
@@ -262,6 +267,43 @@ impl Resolver {
             }
         }
     }
+}
+
+/// The rules that count with these settings: none unless `auth_type` is hba.
+pub(crate) fn read_hba(settings: &Settings) -> (Option<Arc<Hba>>, Problems) {
+    let mut problems = Problems { errors: Vec::new(), warnings: Vec::new() };
+    if settings.auth_type != AuthType::Hba {
+        return (None, problems);
+    }
+    let read = |setting: &str, path: &Option<PathBuf>, errors: &mut Vec<Problem>| {
+        let path = path.as_ref()?;
+        let file = Place::file(&path.display().to_string());
+        match read_text(path) {
+            Ok(text) => Some((text, file)),
+            Err(error) => {
+                errors.push(file.problem(format!("could not open the {setting}: {error}")));
+                None
+            }
+        }
+    };
+    let mut maps = IdentMaps::default();
+    if let Some((text, file)) = read("auth_ident_file", &settings.auth_ident_file, &mut problems.errors) {
+        let (read, errors) = IdentMaps::parse(&text, &file);
+        maps = read;
+        problems.errors.extend(errors);
+    }
+    if settings.auth_hba_file.is_none() {
+        let place = Place::of_source(settings.conffile.as_deref());
+        problems.errors.push(place.problem("auth_type=hba needs an auth_hba_file"));
+    }
+    let Some((text, file)) = read("auth_hba_file", &settings.auth_hba_file, &mut problems.errors) else {
+        return (None, problems);
+    };
+    let Parsed { hba, errors, warnings } = hba::parse(&text, &file, &maps, &read_text);
+    problems.errors.extend(errors);
+    problems.errors.extend(hba.refused().map(|(line, why)| file.line(line).problem(why)));
+    problems.warnings.extend(warnings);
+    (Some(Arc::new(hba)), problems)
 }
 
 /// The sections that know a key, for who wrote it into another.

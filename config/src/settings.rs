@@ -6,7 +6,7 @@ use crate::kind::{
     Bytes, CheckQuery, Count, FileMode, FilePath, Millis, Names, OneOf, Password, PeerId, Port, Positive, Seconds,
     ServerDatabase, Switch, Text, Unset, Verbosity, WholeSeconds, WorkerCount,
 };
-use crate::problem::nearest;
+use crate::problem::{Problem, nearest};
 use crate::table::Status::{Acts, ActsExcept, Later, NoEffect};
 use crate::table::{Change, Row, Status, section};
 use crate::units::{AuthType, PoolMode, ServerMaxProtocolVersion, SslMode, SyslogFacility};
@@ -25,15 +25,15 @@ section! {
             "Database in which `auth_query` runs. Not set: the one the client asked for.";
         auth_file: Unset<FilePath>, None, Reload, Acts,
             "File with the names and secrets of users.";
-        auth_hba_file: Unset<FilePath>, Some(""), Reload, Later,
+        auth_hba_file: Unset<FilePath>, Some(""), Reload, Acts,
             "Rules that choose the authentication method when `auth_type` is hba, in the form of pg_hba.conf.";
-        auth_ident_file: Unset<FilePath>, None, Reload, Later,
+        auth_ident_file: Unset<FilePath>, None, Reload, Acts,
             "Maps system users to database users when `auth_type` is hba, in the form of pg_ident.conf.";
         auth_ldap_options: Unset<Password>, None, Reload, Later,
             "LDAP options when `auth_type` is ldap. May hold a password, so it is never shown.";
         auth_query: Text, Some("SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin"), Reload, Later,
             "Query that reads the secret of a user whom `auth_file` does not have; run as `auth_user`.";
-        auth_type: OneOf<AuthType>, Some("md5"), Reload, ActsExcept(&["hba", "ldap", "pam"]),
+        auth_type: OneOf<AuthType>, Some("md5"), Reload, ActsExcept(&["ldap", "pam"]),
             "How clients log in. With md5, users with a SCRAM secret log in with SCRAM.";
         auth_user: Unset<Text>, None, Reload, Later,
             "User who runs `auth_query`. Not set: only users of `auth_file` are known.";
@@ -255,6 +255,8 @@ pub enum SetError {
     Invalid { key: &'static str, expected: String },
     /// The value cannot be obeyed by this version.
     Unsupported { key: &'static str, value: String },
+    /// A file that it makes count cannot be used.
+    File(Problem),
 }
 
 impl fmt::Display for SetError {
@@ -272,6 +274,7 @@ impl fmt::Display for SetError {
             SetError::Unsupported { key, value } => {
                 write!(f, "{key}={value} is not supported by this version")
             }
+            SetError::File(problem) => problem.fmt(f),
         }
     }
 }
@@ -296,7 +299,7 @@ impl Settings {
         SETTINGS.iter().map(line).collect()
     }
 
-    /// Changes one setting, for the console's `SET`. On an error nothing is changed.
+    /// Changes one setting. On an error nothing is changed. What follows from it is for `Config::set`.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), SetError> {
         let Some(row) = SETTINGS.iter().find(|row| row.key == key) else {
             let nearest = nearest(key, SETTINGS.iter().map(|row| row.key)).unwrap_or_default();
@@ -396,8 +399,8 @@ mod tests {
             refused("pool_mode", "x"),
             "invalid value for pool_mode, expected session, transaction or statement"
         );
-        assert_eq!(refused("auth_type", "HBA"), "auth_type=hba is not supported by this version");
-        assert_eq!(refused("auth_user", "x"), "auth_user=x is not supported by this version");
+        assert_eq!(refused("auth_type", "PAM"), "auth_type=pam is not supported by this version");
+        assert_eq!(refused("dns_zone_check_period", "5"), "dns_zone_check_period=5 is not supported by this version");
         assert_eq!(settings, Settings::default());
         // To what it is already, anything may be set.
         assert_eq!(settings.set("max_prepared_statements", "200"), Ok(()));

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use pgweir_config::{
-    AuthType, Config, HostAddr, LoadBalanceHosts, Loaded, PoolMode, Problem, Problems, Secret, Source, SslMode,
+    Access, AuthType, Config, HostAddr, LoadBalanceHosts, Loaded, PoolMode, Problem, Problems, Secret, Source, SslMode,
     UserSecret, sample_ini,
 };
 
@@ -144,6 +144,56 @@ fn included_files() {
     assert_eq!(config.settings.auth_type, AuthType::Trust);
 }
 
+/// A configuration with `auth_type=hba` and these files.
+fn with_rules(name: &str, hba: &str, ident: &str) -> (Temporary, [Temporary; 2]) {
+    let files = [Temporary::new(&format!("{name}.hba"), hba), Temporary::new(&format!("{name}.ident"), ident)];
+    let [hba, ident] = files.each_ref().map(|file| file.0.display());
+    let text = format!(
+        "[pgbouncer]\nauth_type = hba\nauth_file = x\nunix_socket_dir = /\nauth_hba_file = {hba}\nauth_ident_file = {ident}\n"
+    );
+    (Temporary::new(&format!("{name}.ini"), &text), files)
+}
+
+#[test]
+fn rules_count_as_a_whole_or_not_at_all() {
+    let (ini, _files) = with_rules("rules", "local all all peer map=staff\n", "staff ann app\n");
+    let Loaded { mut config, .. } = ini.load().unwrap();
+    let hba = config.hba.clone().expect("rules");
+    let access = Access { address: None, is_tls: false, is_physical_replication: false, database: "d", user: "app" };
+    assert!(hba.find(&access).unwrap().map.as_ref().unwrap().allows("ann", "app"));
+
+    let (bad, files) = with_rules("bad-rules", "local all\nhost all all all ldap x\n", "staff ann\n");
+    let [hba_file, ident_file] = files.each_ref().map(|file| file.0.display().to_string());
+    let expected = [
+        format!("{hba_file}:1: a user expected"),
+        format!("{hba_file}:2: the method ldap is not supported by this version yet"),
+        format!("{ident_file}:1: the name of a database user expected"),
+    ];
+    assert_eq!(lines(&bad.load().unwrap_err().errors), expected);
+    let error = config.set("auth_hba_file", &hba_file).unwrap_err();
+    assert_eq!(error.to_string(), expected[0]);
+    assert_eq!(config.hba, Some(hba.clone()));
+
+    config.set("auth_type", "trust").unwrap();
+    assert_eq!(config.hba, None);
+    config.set("auth_type", "hba").unwrap();
+    assert_eq!(config.hba, Some(hba));
+}
+
+#[test]
+fn rules_are_needed_with_hba_only() {
+    let missing = Temporary::new("no-rules.ini", "[pgbouncer]\nauth_type = hba\nauth_file = x\n");
+    let told = missing.load().unwrap_err().to_string();
+    assert_eq!(told, format!("{}: auth_type=hba needs an auth_hba_file", missing.0.display()));
+    let text = "[pgbouncer]\nauth_type = hba\nauth_hba_file = /nowhere/a\nauth_ident_file = /nowhere/b\n";
+    let told = lines(&Temporary::new("lost-rules.ini", text).load().unwrap_err().errors);
+    assert_eq!(told.len(), 2);
+    assert!(told[0].starts_with("/nowhere/a: could not open the auth_hba_file"), "{told:?}");
+    assert!(told[1].starts_with("/nowhere/b: could not open the auth_ident_file"), "{told:?}");
+    let text = "[pgbouncer]\nauth_type = trust\nauth_hba_file = /nowhere/a\n";
+    assert_eq!(Temporary::new("unused-rules.ini", text).load().unwrap().config.hba, None);
+}
+
 #[test]
 fn included_files_nest_ten_levels_deep() {
     // Ten levels are fine.
@@ -179,7 +229,7 @@ fn every_problem_of_a_broken_file() {
         "11: a peer's name must be a number from 1 to 65535".to_owned(),
         "12: the peer 3 needs one host".to_owned(),
         "15: invalid value \"pgbouncer\" for auth_dbname, expected a database other than the reserved \"pgbouncer\"".to_owned(),
-        format!("16: auth_type=hba {unsafe_to_ignore}"),
+        format!("16: auth_type=pam {unsafe_to_ignore}"),
         "17: unknown key \"auth_tpye\", the nearest known one here is \"auth_type\"".to_owned(),
         "19: invalid value \"-5\" for default_pool_size, expected a whole number from 0 to 2147483647".to_owned(),
         "20: invalid value \"70000\" for listen_port, expected a port from 1 to 65535".to_owned(),

@@ -56,6 +56,6 @@ pub(super) async fn set(session: &Session, key: &str, value: &str) -> Answer {
 
 fn changed(config: &Config, key: &str, value: &str) -> Result<Config, SetError> {
     let mut config = config.clone();
-    config.settings.set(key, value)?;
+    config.set(key, value)?;
     Ok(config)
 }

@@ -9,6 +9,7 @@ mod cert;
 mod context;
 mod md5;
 mod message;
+mod method;
 mod peer;
 mod plain;
 mod random;
@@ -27,16 +28,17 @@ use pgweir_proto::scram::{ScramError, ScramKeys, Verifier};
 use pgweir_proto::secret::StoredSecret;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-pub(crate) use cert::authenticate as authenticate_by_certificate;
 pub(crate) use context::AuthContext;
+pub(crate) use method::{Method, Origin};
 pub(crate) use peer::is_console_owner;
 pub(crate) use random::{new_cancel_key, random_bytes};
 
 /// Where the secrets of users are: the configuration with its `auth_file`, or a server that
 /// is asked.
 pub(crate) trait SecretSource {
-    /// What is known about the user's password; `None` if there is no such user.
-    async fn secret(&self, user: &str) -> Option<UserSecret>;
+    /// What is known about the user's password; `None` if there is no such user. An error if
+    /// that cannot be told now.
+    async fn secret(&self, user: &str) -> Result<Option<UserSecret>, ClientError>;
 
     /// Whether users are expected to have SCRAM secrets. With `auth_type=md5` these log in
     /// with SCRAM, and so must those who do not exist.
@@ -47,8 +49,8 @@ pub(crate) trait SecretSource {
 }
 
 impl SecretSource for Config {
-    async fn secret(&self, user: &str) -> Option<UserSecret> {
-        self.userlist.get(user).cloned()
+    async fn secret(&self, user: &str) -> Result<Option<UserSecret>, ClientError> {
+        Ok(self.userlist.get(user).cloned())
     }
 
     /// Taken from the first user: the secrets of one file are of one form as a rule.
@@ -102,8 +104,23 @@ pub(crate) enum Reason {
     NoTls,
     NoCertificate,
     CertificateOfOther,
+    /// The map of this name lets no certificate of the client's log in as the user.
+    CertificateNotInMap(String),
     /// A method that this version does not have.
     NoMethod(AuthType),
+    /// A line of the `auth_hba_file` says so.
+    Rule {
+        line: u32,
+    },
+    /// Nobody can be asked who is at the other end.
+    NoSystemUser,
+    /// It is this one.
+    OtherSystemUser(String),
+    /// The map does not let the system user of this name log in as the user.
+    NotInMap {
+        map: String,
+        name: String,
+    },
 }
 
 impl fmt::Display for Reason {
@@ -118,8 +135,15 @@ impl fmt::Display for Reason {
             Reason::NoTls => f.write_str("TLS connection required"),
             Reason::NoCertificate => f.write_str("TLS client certificate required"),
             Reason::CertificateOfOther => f.write_str("TLS certificate name mismatch"),
+            Reason::CertificateNotInMap(map) => write!(f, "ident map: {map} does not have a match"),
             Reason::Interrupted => f.write_str("authentication was interrupted"),
             Reason::NoMethod(method) => write!(f, "auth_type={method} is not supported"),
+            Reason::Rule { line } => write!(f, "line {line} of the auth_hba_file"),
+            Reason::NoSystemUser => f.write_str("the client's system user is not known"),
+            Reason::OtherSystemUser(name) => write!(f, "the client's system user is {name}"),
+            Reason::NotInMap { map, name } => {
+                write!(f, "ident map {map} cannot be matched, the client's system user is {name}")
+            }
         }
     }
 }
@@ -166,25 +190,26 @@ impl Credential {
 /// goes out with the welcome. There is no time limit in here.
 pub(crate) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     stream: &mut S,
-    method: AuthType,
+    method: &Method,
+    origin: &Origin,
     user: &str,
     source: &impl SecretSource,
     context: &AuthContext,
 ) -> Result<Granted, AuthError> {
-    match method {
-        AuthType::Any => return any::authenticate(),
-        AuthType::Trust => return trust::authenticate(source.secret(user).await.as_ref()),
-        AuthType::Plain | AuthType::Md5 | AuthType::ScramSha256 => {}
-        AuthType::Cert | AuthType::Hba | AuthType::Ldap | AuthType::Pam => {
-            let reason = Reason::NoMethod(method);
-            return Err(AuthError::refused(ClientError::LoginRejected, reason));
-        }
+    if matches!(method, Method::Any) {
+        return any::authenticate();
     }
-    let credential = Credential::new(source.secret(user).await);
+    let secret = source.secret(user).await.map_err(AuthError::protocol)?;
     let login = Login { user, iterations: source.scram_iterations(), context };
+    let credential = match method {
+        Method::Any | Method::Trust => return trust::authenticate(secret.as_ref()),
+        Method::Cert { map } => return cert::authenticate(origin, map.as_deref(), user, secret.as_ref()),
+        Method::Peer { map } => return peer::authenticate(origin, map.as_deref(), user, secret.as_ref()).await,
+        Method::Plain | Method::Md5 | Method::ScramSha256 => Credential::new(secret),
+    };
     match method {
-        AuthType::Plain => plain::authenticate(stream, &login, credential).await,
-        AuthType::Md5 if !credential.uses_scram(source) => md5::authenticate(stream, &login, credential).await,
+        Method::Plain => plain::authenticate(stream, &login, credential).await,
+        Method::Md5 if !credential.uses_scram(source) => md5::authenticate(stream, &login, credential).await,
         _ => scram::authenticate(stream, &login, credential).await,
     }
 }

@@ -44,7 +44,8 @@ async fn log_in<F: Future>(
     client: impl FnOnce(DuplexStream) -> F,
 ) -> (Outcome, F::Output) {
     let (near, mut far) = duplex(64 * 1024);
-    let server = async move { authenticate(&mut far, method, user, config, context).await };
+    let server =
+        async move { authenticate(&mut far, &Method::of(method)?, &Origin::default(), user, config, context).await };
     let both = async { tokio::join!(server, client(near)) };
     tokio::time::timeout(Duration::from_secs(10), both).await.expect("the login hangs")
 }
@@ -228,6 +229,28 @@ async fn methods_that_are_missing_let_nobody_in() {
         let reason = Some(Reason::NoMethod(method));
         assert_eq!(refusal(outcome), (ClientError::LoginRejected, reason));
     }
+}
+
+#[test]
+fn rules_choose_the_method() {
+    let mut config = config();
+    let choose = |config: &Config, user: &str| match Method::choose(config, &Origin::default(), false, "d", user) {
+        Ok(method) => Ok(format!("{method:?}")),
+        Err(AuthError::Refused { error, reason }) => Err((error, reason)),
+        Err(other) => panic!("{other:?}"),
+    };
+    config.settings.set("auth_type", "plain").unwrap();
+    assert_eq!(choose(&config, "u").as_deref(), Ok("Plain"));
+    config.settings.set("auth_type", "hba").unwrap();
+    assert_eq!(choose(&config, "u"), Err((ClientError::NoAuthenticationMethod, None)));
+    let rules = "local all a trust\nlocal all b password\nlocal all c md5\nlocal all d scram-sha-256\nlocal all e peer\nlocal d f reject\nhost all all all trust";
+    config.hba = Some(Arc::new(pgweir_config::fuzzing::rules(rules)));
+    let methods = ["Trust", "Plain", "Md5", "ScramSha256", "Peer { map: None }"];
+    for (user, method) in ["a", "b", "c", "d", "e"].into_iter().zip(methods) {
+        assert_eq!(choose(&config, user).as_deref(), Ok(method));
+    }
+    assert_eq!(choose(&config, "f"), Err((ClientError::LoginRejected, Some(Reason::Rule { line: 6 }))));
+    assert_eq!(choose(&config, "g"), Err((ClientError::NoAuthenticationMethod, None)));
 }
 
 #[tokio::test]

@@ -4,9 +4,10 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use pgweir_config::{AuthType, CONSOLE_DATABASE, Config};
+use pgweir_config::{CONSOLE_DATABASE, Config};
 use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::client_error::ClientError;
+use pgweir_proto::replication::Replication;
 use pgweir_proto::startup::ProtocolVersion;
 
 use super::cancel::CancelRequest;
@@ -16,7 +17,7 @@ use super::session::Session;
 use super::session_use::Told;
 use super::welcome::welcome;
 use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, replication};
-use crate::auth::{self, AuthError, Granted, Reason};
+use crate::auth::{self, AuthError, Granted, Method, Origin, Reason};
 use crate::log::{self, Level, Topic};
 use crate::net::clock;
 use crate::net::stream::Stream;
@@ -210,7 +211,7 @@ async fn identify(
     }
     let asked = with_host(config, &startup, &who.ends);
     if startup.database == CONSOLE_DATABASE {
-        let access = console_access(clients, config, stream, &startup).await?;
+        let access = console_access(clients, config, stream, &who.ends, &startup).await?;
         let permits = console_permits(pools, config, &startup.user, access)?;
         return Ok(Admitted { asked, place: Place::Console(access, permits) });
     }
@@ -225,7 +226,7 @@ async fn identify(
     // Nothing is kept of a name that a stranger asks for.
     let entry = config.database(&startup.database);
     let forced = entry.and_then(|entry| entry.user.clone());
-    let granted = authenticate(clients, config, stream, &startup, forced.is_some()).await?;
+    let granted = authenticate(clients, config, stream, &who.ends, &startup, forced.is_some()).await?;
     let database =
         pools.database(&startup.database).ok_or_else(|| ClientError::NoSuchDatabase(startup.database.clone()))?;
     if database.is_disabled() {
@@ -305,32 +306,33 @@ async fn authenticate(
     clients: &Clients,
     config: &Arc<Config>,
     stream: &mut Stream,
+    ends: &Ends,
     startup: &Startup,
     is_forced: bool,
 ) -> Result<Granted, Refused> {
-    let method = config.settings.auth_type;
+    let origin = Origin::new(stream, ends);
+    let Startup { database, user, .. } = startup;
+    let is_physical = startup.walsender.as_ref().is_some_and(|walsender| walsender.kind == Replication::Physical);
+    let method = Method::choose(config, &origin, is_physical, database, user)?;
     // Who anybody may be, only the pool's own user can log in to the server.
-    if method == AuthType::Any && !is_forced && startup.database != CONSOLE_DATABASE {
+    if matches!(method, Method::Any) && !is_forced && database != CONSOLE_DATABASE {
         return Err(ClientError::NoSuchUser.into());
     }
-    if method == AuthType::Cert {
-        let secret = config.userlist.get(&startup.user);
-        return Ok(auth::authenticate_by_certificate(stream.tls(), &startup.user, secret)?);
-    }
-    Ok(auth::authenticate(stream, method, &startup.user, &**config, &clients.auth).await?)
+    Ok(auth::authenticate(stream, &method, &origin, user, &**config, &clients.auth).await?)
 }
 
 async fn console_access(
     clients: &Clients,
     config: &Arc<Config>,
     stream: &mut Stream,
+    ends: &Ends,
     startup: &Startup,
 ) -> Result<ConsoleAccess, Refused> {
     let settings = &config.settings;
     if auth::is_console_owner(stream, &startup.user) {
         return Ok(ConsoleAccess::Admin);
     }
-    authenticate(clients, config, stream, startup, false).await?;
+    authenticate(clients, config, stream, ends, startup, false).await?;
     if settings.admin_users.has(&startup.user) {
         Ok(ConsoleAccess::Admin)
     } else if settings.stats_users.has(&startup.user) {

@@ -13,6 +13,7 @@ mod copy;
 mod drivers;
 mod faults;
 mod framing;
+mod hba;
 mod isolation;
 mod limits;
 mod listening;

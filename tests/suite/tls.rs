@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output};
 
+use crate::hba::write;
 use crate::support::bouncer::{Setup, assert_error};
 use crate::support::tls::{Through, Tunnel, certificate, key, own_key};
 use crate::support::*;
@@ -126,19 +127,48 @@ fn versions_and_ciphers_are_those_of_the_settings() {
     complained(&psql(&bouncer, "sslmode=require ssl_min_protocol_version=TLSv1.3", "select 1"));
 }
 
+/// With this client certificate.
+fn psql_with(bouncer: &Bouncer, name: &str) -> Output {
+    let (certificate, key) = (certificate(name), own_key(name));
+    psql(bouncer, &format!("{} sslcert={certificate} sslkey={key}", verified()), "select 1")
+}
+
 #[test]
 fn client_certificates() {
     let bouncer = Bouncer::start(Postgres::shared(), |setup| offered(setup, "verify-full").set("auth_type", "cert"));
-    let with = |name: &str| {
-        let (certificate, key) = (certificate(name), own_key(name));
-        psql(&bouncer, &format!("{} sslcert={certificate} sslkey={key}", verified()), "select 1")
-    };
+    let with = |name: &str| psql_with(&bouncer, name);
     assert_eq!(printed(&with("app")), "1");
     assert!(complained(&with("other")).contains("certificate authentication failed"));
     bouncer.wait_log("TLS certificate name mismatch");
     complained(&with("app-expired"));
     complained(&with("app-stranger"));
     complained(&psql(&bouncer, &format!("{} sslcert=/nowhere", verified()), "select 1"));
+}
+
+/// The console's own user stays able to get in.
+fn ruled(setup: Setup, sslmode: &str, rules: &str) -> Setup {
+    let file = write("hba", &format!("host pgbouncer admin all trust\n{rules}"));
+    offered(setup, sslmode).set("auth_type", "hba").set("auth_hba_file", file)
+}
+
+#[test]
+fn rules_ask_for_certificates() {
+    let bouncer = Bouncer::start(Postgres::shared(), |setup| {
+        let ident = write("ident", "m other app\nm app third\n");
+        ruled(setup, "verify-ca", "hostssl app app all cert map=m").set("auth_ident_file", ident)
+    });
+    assert_eq!(printed(&psql_with(&bouncer, "other")), "1");
+    assert!(complained(&psql_with(&bouncer, "app")).contains("certificate authentication failed"));
+    bouncer.wait_log("ident map: m does not have a match");
+}
+
+#[test]
+fn rules_ask_for_tls() {
+    let rules = "hostnossl all all all reject\nhostssl all all all trust";
+    let bouncer = Bouncer::start(Postgres::shared(), |setup| ruled(setup, "allow", rules));
+    assert_eq!(printed(&psql(&bouncer, "sslmode=require", "select 1")), "1");
+    let error = bouncer.refusal("app", "app", "");
+    assert_error(&error, "login rejected", "28000");
 }
 
 #[test]
