@@ -63,6 +63,22 @@ impl Config {
         self.databases.get(name).cloned().or_else(fallback)
     }
 
+    /// Who looks up users of a database that the `auth_file` does not have; None: nobody, they are unknown. A database that
+    /// has no entry is the console, or there is none.
+    pub fn auth_user<'a>(&'a self, database: Option<&'a Database>) -> Option<&'a str> {
+        database.and_then(|database| database.auth_user.as_deref()).or(self.settings.auth_user.as_deref())
+    }
+
+    /// What is run to look a user up.
+    pub fn auth_query<'a>(&'a self, database: Option<&'a Database>) -> &'a str {
+        database.and_then(|database| database.auth_query.as_deref()).unwrap_or(&self.settings.auth_query)
+    }
+
+    /// In which database; None: in the one that the client asks for.
+    pub fn auth_dbname<'a>(&'a self, database: Option<&'a Database>) -> Option<&'a str> {
+        database.and_then(|database| database.auth_dbname.as_deref()).or(self.settings.auth_dbname.as_deref())
+    }
+
     /// Where the servers of a database are. Empty only if it has no host and there is no `unix_socket_dir`.
     pub fn hosts(&self, database: &Database) -> Vec<HostAddr> {
         if !database.hosts.is_empty() {
@@ -276,6 +292,31 @@ mod tests {
         };
         assert_eq!(timeouts("u"), [310, 311, 312, 313].map(seconds));
         assert_eq!(timeouts("x"), [110, 111, 112, 113].map(seconds));
+    }
+
+    #[test]
+    fn users_are_looked_up_as_the_database_says() {
+        let mut config = config();
+        let own = Database {
+            auth_user: Some("own".into()),
+            auth_query: Some("own query".into()),
+            auth_dbname: Some("own db".into()),
+            ..Database::new("own")
+        };
+        let plain = Database::new("plain");
+        let told = |config: &Config, database: Option<&Database>| {
+            let told = [config.auth_user(database), Some(config.auth_query(database)), config.auth_dbname(database)];
+            told.map(|text| text.map(str::to_owned).unwrap_or_default())
+        };
+        let default = Settings::default().auth_query;
+        assert_eq!(told(&config, Some(&plain)), ["", &default, ""]);
+        config.settings.auth_user = Some("asker".into());
+        config.settings.auth_query = "query".into();
+        config.settings.auth_dbname = Some("db".into());
+        assert_eq!(told(&config, Some(&own)), ["own", "own query", "own db"]);
+        assert_eq!(told(&config, Some(&plain)), ["asker", "query", "db"]);
+        // The console.
+        assert_eq!(told(&config, None), ["asker", "query", "db"]);
     }
 
     #[test]

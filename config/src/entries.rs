@@ -1,9 +1,7 @@
 //! The settings of one entry of `[databases]`, `[users]` and `[peers]`: one row each, as for `[pgbouncer]`.
 
-use crate::kind::{
-    EntryCount, FilePath, Hosts, Inherited, Kind, OneOf, Password, Port, Seconds, ServerDatabase, Text, Unset,
-};
-use crate::table::Status::{Acts, Later};
+use crate::kind::{EntryCount, FilePath, Hosts, Inherited, Kind, OneOf, Password, Port, Seconds, Text, Unset};
+use crate::table::Status::Acts;
 use crate::table::section;
 use crate::units::{HostAddr, LoadBalanceHosts, PoolMode};
 
@@ -28,11 +26,11 @@ section! {
             "Password of `user`. Not set: the secret that `auth_file` has for it.";
         password_file: Unset<FilePath>, None, Reload, Acts,
             "File that holds the password of `user`, so that it need not be in the configuration.", ours;
-        auth_user: Unset<Text>, None, Reload, Later,
+        auth_user: Unset<Text>, None, Reload, Acts,
             "In place of the global `auth_user`.";
-        auth_query: Unset<Text>, None, Reload, Later,
+        auth_query: Unset<Text>, None, Reload, Acts,
             "In place of the global `auth_query`.";
-        auth_dbname: Unset<ServerDatabase>, None, Reload, Later,
+        auth_dbname: Unset<Text>, None, Reload, Acts,
             "In place of the global `auth_dbname`.";
         pool_size: Inherited<EntryCount>, None, Reload, Acts,
             "Server connections of each pool of this database. Not set: `default_pool_size`.";
@@ -95,6 +93,8 @@ impl Database {
             query_wait_timeout: self.query_wait_timeout,
             pool_mode: self.pool_mode,
             auth_user: self.auth_user.clone(),
+            auth_query: self.auth_query.clone(),
+            auth_dbname: self.auth_dbname.clone(),
             password_file: self.password_file.clone(),
             ..other.clone()
         };

@@ -325,7 +325,9 @@ impl Kind for ServerDatabase {
     }
 
     fn accepts() -> String {
-        format!("a database other than the reserved \"{CONSOLE_DATABASE}\"")
+        format!(
+            "a database of a server: pgweir cannot use the reserved \"{CONSOLE_DATABASE}\" database as an auth_dbname"
+        )
     }
 }
 

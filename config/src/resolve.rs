@@ -253,13 +253,20 @@ impl Resolver {
             self.warn(&place, "neither listen_addr nor unix_socket_dir is set: nowhere to listen");
         }
         let needs_users = !matches!(settings.auth_type, AuthType::Any | AuthType::Pam | AuthType::Ldap);
-        if needs_users && config.userlist.is_empty() && settings.auth_file.is_none() && settings.auth_user.is_none() {
+        let asks =
+            config.databases.values().chain(&config.autodb).any(|database| config.auth_user(Some(database)).is_some());
+        if needs_users && config.userlist.is_empty() && settings.auth_file.is_none() && !asks {
             self.warn(&place, "auth_file is not set: no client will be able to log in");
         }
         for database in config.databases.values().chain(&config.autodb) {
             let name = &database.name;
             if settings.auth_type == AuthType::Any && database.user.is_none() {
                 self.warn(&place, format!("auth_type=any needs user= in the database \"{name}\""));
+            }
+            if database.auth_dbname.as_deref() == Some(CONSOLE_DATABASE) {
+                let message =
+                    format!("auth_dbname of the database \"{name}\" is the console: its users cannot be looked up");
+                self.warn(&place, message);
             }
             if config.hosts(database).is_empty() {
                 let message = format!("the database \"{name}\" has no host, and unix_socket_dir is not set");

@@ -21,7 +21,7 @@ section! {
             "Users who may log in to the console and run every command. With `auth_type=any` everyone may.";
         application_name_add_host: Switch, Some("0"), Reload, Acts,
             "Add the client's address and port to the application_name it starts with.";
-        auth_dbname: Unset<ServerDatabase>, None, Reload, Later,
+        auth_dbname: Unset<ServerDatabase>, None, Reload, Acts,
             "Database in which `auth_query` runs. Not set: the one the client asked for.";
         auth_file: Unset<FilePath>, None, Reload, Acts,
             "File with the names and secrets of users.";
@@ -31,11 +31,11 @@ section! {
             "Maps system users to database users when `auth_type` is hba, in the form of pg_ident.conf.";
         auth_ldap_options: Unset<Password>, None, Reload, Later,
             "LDAP options when `auth_type` is ldap. May hold a password, so it is never shown.";
-        auth_query: Text, Some("SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin"), Reload, Later,
+        auth_query: Text, Some("SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin"), Reload, Acts,
             "Query that reads the secret of a user whom `auth_file` does not have; run as `auth_user`.";
         auth_type: OneOf<AuthType>, Some("md5"), Reload, ActsExcept(&["ldap", "pam"]),
             "How clients log in. With md5, users with a SCRAM secret log in with SCRAM.";
-        auth_user: Unset<Text>, None, Reload, Later,
+        auth_user: Unset<Text>, None, Reload, Acts,
             "User who runs `auth_query`. Not set: only users of `auth_file` are known.";
         autodb_idle_timeout: Seconds, Some("3600"), Reload, Acts,
             "A database made from the `*` entry is forgotten when unused for this long.";
@@ -219,6 +219,8 @@ section! {
             "How much more to log, 0 to 3.";
         workers: WorkerCount, Some("auto"), Restart, Acts,
             "Threads that relay. auto: one, and more up to the number of cores while they are busy.", ours;
+        auth_query_cache_time: Seconds, Some("1"), Reload, Acts,
+            "How long the answer of `auth_query` is used again for logins of the same user, unless one fails. 0: every login asks.", ours;
         io_uring: Switch, Some("1"), Restart, Acts,
             "Send through io_uring where the system allows it.", ours;
         max_client_prepared_size: Bytes, Some("16777216"), Reload, Acts,

@@ -57,9 +57,43 @@ pub fn parameter_status(body: &[u8]) -> Option<(&[u8], &[u8])> {
     (rest.is_empty() && parts.next().is_none()).then_some((name, value))
 }
 
+/// The columns of a DataRow, `None` for NULL. `None` for a body that is none.
+pub fn data_row(body: &[u8]) -> Option<Vec<Option<&[u8]>>> {
+    let (count, mut rest) = body.split_first_chunk()?;
+    let mut columns = Vec::new();
+    for _ in 0..u16::from_be_bytes(*count) {
+        let (len, behind) = rest.split_first_chunk()?;
+        rest = behind;
+        let len = i32::from_be_bytes(*len);
+        columns.push(match usize::try_from(len) {
+            Ok(len) => {
+                let (column, behind) = rest.split_at_checked(len)?;
+                rest = behind;
+                Some(column)
+            }
+            Err(_) if len == -1 => None,
+            Err(_) => return None,
+        });
+    }
+    rest.is_empty().then_some(columns)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn data_row_is_columns() {
+        let row = b"\0\x03\0\0\0\x02ab\xff\xff\xff\xff\0\0\0\0";
+        assert_eq!(data_row(row), Some(vec![Some(&b"ab"[..]), None, Some(b"")]));
+        assert_eq!(data_row(b"\0\0"), Some(vec![]));
+        for cut in 0..row.len() {
+            assert_eq!(data_row(&row[..cut]), None, "{cut}");
+        }
+        for bad in [&b"\0\x01\xff\xff\xff\xfe"[..], b"\0\x01\x7f\xff\xff\xff", b"\0\0\0"] {
+            assert_eq!(data_row(bad), None);
+        }
+    }
 
     #[test]
     fn parameter_status_is_two_strings() {

@@ -41,6 +41,10 @@ pub enum ClientError {
     NoSuchDatabase(String),
     DatabaseDisabled(String),
     NoSuchUser,
+    /// The configuration does not tell who the user is.
+    ConfigError,
+    /// Holds the name of the auth_dbname.
+    AuthDatabaseDisabled(String),
     /// The console is for admin_users and stats_users.
     ConsoleNotAllowed,
 
@@ -52,6 +56,9 @@ pub enum ClientError {
     PasswordFailed,
     /// SCRAM, also for a user that does not exist.
     SaslFailed,
+    /// Either of the two where users are looked up by auth_query: all are told the same, whether
+    /// they are known here, there or nowhere.
+    CredentialsFailed,
     TrustFailed,
     CertificateFailed,
     /// Method peer.
@@ -126,6 +133,9 @@ pub enum ClientError {
 /// PostgreSQL's words.
 const REPLICATION_VALUES: &str = r#"Valid values are: "false", 0, "true", 1, "database"."#;
 
+/// PgBouncer tells which of the two it is.
+const CREDENTIALS_FAILED: &str = "The password is wrong, or there is no such user.";
+
 impl ClientError {
     pub fn message(&self) -> Cow<'_, str> {
         use ClientError as E;
@@ -158,11 +168,15 @@ impl ClientError {
             E::NoSuchDatabase(name) => return format!("no such database: {name}").into(),
             E::DatabaseDisabled(name) => return format!("database \"{name}\" is disabled").into(),
             E::NoSuchUser => "no such user",
+            E::ConfigError => "bouncer config error",
+            E::AuthDatabaseDisabled(name) => {
+                return format!("authentication database \"{name}\" is disabled").into();
+            }
             E::ConsoleNotAllowed => "not allowed",
             E::PasswordBeforeStartup => "client password pkt before startup packet",
             E::EmptyPassword => "empty password returned by client",
             E::InvalidSaslMechanism => "client selected an invalid SASL authentication mechanism",
-            E::PasswordFailed => "password authentication failed",
+            E::PasswordFailed | E::CredentialsFailed => "password authentication failed",
             E::SaslFailed => "SASL authentication failed",
             E::TrustFailed => "\"trust\" authentication failed",
             E::CertificateFailed => "certificate authentication failed",
@@ -207,7 +221,8 @@ impl ClientError {
         use ClientError as E;
         match self {
             E::NoSuchDatabase(_) => SqlState::INVALID_CATALOG_NAME,
-            E::DatabaseDisabled(_) => SqlState::CANNOT_CONNECT_NOW,
+            E::DatabaseDisabled(_) | E::AuthDatabaseDisabled(_) => SqlState::CANNOT_CONNECT_NOW,
+            E::ConfigError => SqlState::CONFIG_FILE_ERROR,
             E::NoSuchUser
             | E::TrustFailed
             | E::CertificateFailed
@@ -215,7 +230,7 @@ impl ClientError {
             | E::LoginRejected
             | E::NoAuthenticationMethod
             | E::SslRequired => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
-            E::PasswordFailed | E::SaslFailed | E::EmptyPassword => SqlState::INVALID_PASSWORD,
+            E::PasswordFailed | E::SaslFailed | E::CredentialsFailed | E::EmptyPassword => SqlState::INVALID_PASSWORD,
             E::NoMoreConnections | E::TooManyDatabaseClients | E::TooManyUserClients => SqlState::TOO_MANY_CONNECTIONS,
             E::StatementNameTooLong | E::StatementsTooLarge => SqlState::PROGRAM_LIMIT_EXCEEDED,
             E::QueryTimeout | E::QueryTimeoutWaiting => SqlState::QUERY_CANCELED,
@@ -266,6 +281,7 @@ impl ClientError {
         let mut response = ErrorResponse::new(Severity::Fatal, self.sqlstate(), &message);
         match self {
             ClientError::ReplicationLoginFailed { detail, .. } => response.detail = Some(detail),
+            ClientError::CredentialsFailed => response.detail = Some(CREDENTIALS_FAILED),
             ClientError::BadReplication(_) => response.hint = Some(REPLICATION_VALUES),
             _ => {}
         }

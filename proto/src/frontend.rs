@@ -29,3 +29,46 @@ pub fn query(out: &mut Vec<u8>, sql: &str) {
     out.push(0);
     frame::finish(out, at);
 }
+
+/// Appends Parse, Bind, Describe, Execute and Sync for `sql` with one parameter, given as text
+/// and of a type that the server chooses. Both are cut at a NUL.
+pub fn query_with_parameter(out: &mut Vec<u8>, sql: &str, parameter: &str) {
+    let text = |text: &str| text.bytes().take_while(|&b| b != 0).collect::<Vec<u8>>();
+    // Unnamed, no types.
+    let at = frame::begin(out, PARSE);
+    out.push(0);
+    out.extend(text(sql));
+    out.extend([0, 0, 0]);
+    frame::finish(out, at);
+    // Unnamed portal and statement, all formats text.
+    let at = frame::begin(out, BIND);
+    let parameter = text(parameter);
+    out.extend([0, 0, 0, 0, 0, 1]);
+    out.extend((parameter.len() as u32).to_be_bytes());
+    out.extend(parameter);
+    out.extend([0, 0]);
+    frame::finish(out, at);
+    frame::message(out, DESCRIBE, b"P\0");
+    // All rows.
+    frame::message(out, EXECUTE, &[0; 5]);
+    frame::message(out, SYNC, b"");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_parameter_goes_beside_the_text() {
+        let mut out = Vec::new();
+        query_with_parameter(&mut out, "select $1", "o'b\0x");
+        let expected: [&[u8]; 5] = [
+            b"P\0\0\0\x11\0select $1\0\0\0",
+            b"B\0\0\0\x13\0\0\0\0\0\x01\0\0\0\x03o'b\0\0",
+            b"D\0\0\0\x06P\0",
+            b"E\0\0\0\x09\0\0\0\0\0",
+            b"S\0\0\0\x04",
+        ];
+        assert_eq!(out, expected.concat());
+    }
+}

@@ -21,7 +21,7 @@ mod trust;
 use std::fmt;
 use std::num::NonZeroU32;
 
-use pgweir_config::{AuthType, Config, Secret, UserSecret};
+use pgweir_config::{AuthType, CONSOLE_DATABASE, Config, Secret, UserSecret};
 use pgweir_proto::client_error::ClientError;
 use pgweir_proto::md5::Md5Secret;
 use pgweir_proto::scram::{ScramError, ScramKeys, Verifier};
@@ -36,9 +36,8 @@ pub(crate) use random::{new_cancel_key, random_bytes};
 /// Where the secrets of users are: the configuration with its `auth_file`, or a server that
 /// is asked.
 pub(crate) trait SecretSource {
-    /// What is known about the user's password; `None` if there is no such user. An error if
-    /// that cannot be told now.
-    async fn secret(&self, user: &str) -> Result<Option<UserSecret>, ClientError>;
+    /// What is known about the user's password; `None` if there is no such user.
+    fn secret(&self, user: &str) -> Option<UserSecret>;
 
     /// Whether users are expected to have SCRAM secrets. With `auth_type=md5` these log in
     /// with SCRAM, and so must those who do not exist.
@@ -49,8 +48,8 @@ pub(crate) trait SecretSource {
 }
 
 impl SecretSource for Config {
-    async fn secret(&self, user: &str) -> Result<Option<UserSecret>, ClientError> {
-        Ok(self.userlist.get(user).cloned())
+    fn secret(&self, user: &str) -> Option<UserSecret> {
+        self.userlist.get(user).cloned()
     }
 
     /// Taken from the first user: the secrets of one file are of one form as a rule.
@@ -77,7 +76,7 @@ pub(crate) struct Granted {
 }
 
 /// Why a login failed. The caller tells the client, writes the log and closes.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) enum AuthError {
     Refused {
         error: ClientError,
@@ -92,6 +91,14 @@ pub(crate) enum AuthError {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Reason {
     UnknownUser,
+    /// `auth_query` does not find the user either.
+    NotFound,
+    /// `auth_query` cannot be run in the console.
+    AuthDatabaseReserved,
+    /// There is no such `auth_dbname`.
+    NoAuthDatabase(String),
+    /// `auth_query` has failed with this error.
+    AuthQuery(String),
     /// The user's password is empty, so none is right.
     NoPassword,
     WrongPassword,
@@ -126,7 +133,12 @@ pub(crate) enum Reason {
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Reason::UnknownUser => f.write_str("no such user"),
+            Reason::UnknownUser | Reason::NotFound => f.write_str("no such user"),
+            Reason::AuthDatabaseReserved => {
+                write!(f, "cannot use the reserved \"{CONSOLE_DATABASE}\" database as an auth_dbname")
+            }
+            Reason::NoAuthDatabase(name) => write!(f, "authentication database \"{name}\" is not configured"),
+            Reason::AuthQuery(error) => write!(f, "error in auth_query: {error}"),
             Reason::NoPassword => f.write_str("the user's password is empty"),
             Reason::WrongPassword => f.write_str("wrong password"),
             Reason::Md5Secret => f.write_str("user has MD5 secret, which SCRAM cannot use"),
@@ -149,11 +161,11 @@ impl fmt::Display for Reason {
 }
 
 impl AuthError {
-    fn refused(error: ClientError, reason: Reason) -> AuthError {
+    pub(crate) fn refused(error: ClientError, reason: Reason) -> AuthError {
         AuthError::Refused { error, reason: Some(reason) }
     }
 
-    fn protocol(error: ClientError) -> AuthError {
+    pub(crate) fn protocol(error: ClientError) -> AuthError {
         AuthError::Refused { error, reason: None }
     }
 }
@@ -199,7 +211,7 @@ pub(crate) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     if matches!(method, Method::Any) {
         return any::authenticate();
     }
-    let secret = source.secret(user).await.map_err(AuthError::protocol)?;
+    let secret = source.secret(user);
     let login = Login { user, iterations: source.scram_iterations(), context };
     let credential = match method {
         Method::Any | Method::Trust => return trust::authenticate(secret.as_ref()),

@@ -4,6 +4,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
 use pgweir_config::{CONSOLE_DATABASE, Config};
 use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::client_error::ClientError;
@@ -13,11 +15,12 @@ use pgweir_proto::startup::ProtocolVersion;
 use super::cancel::CancelRequest;
 use super::end::End;
 use super::handshake::{self, Encryption, HandshakeError, Hello, Startup};
+use super::secrets::Secrets;
 use super::session::Session;
 use super::session_use::Told;
 use super::welcome::welcome;
 use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, replication};
-use crate::auth::{self, AuthError, Granted, Method, Origin, Reason};
+use crate::auth::{self, AuthError, Method, Origin, Reason};
 use crate::log::{self, Level, Topic};
 use crate::net::clock;
 use crate::net::stream::Stream;
@@ -29,6 +32,9 @@ use crate::relay::{Names, Requests};
 use crate::server::connect::ServerSecret;
 use crate::server::parameters::{APPLICATION_NAME, Parameters};
 use crate::worker::{SessionCell, Worker};
+
+/// How often a client is looked at whose user is being looked up.
+const CLIENT_LOOK: Duration = Duration::from_millis(500);
 
 /// Why a login does not become a session.
 pub(super) enum Refused {
@@ -100,7 +106,8 @@ pub(super) async fn log_in(
     let mut who = Who { id, ends, database: "(nodb)".into(), user: "(nouser)".into(), connect_us };
     let config = clients.pools.config();
     let limit = some(config.settings.client_login_timeout);
-    let identified = within(limit, ClientError::LoginTimeout, identify(clients, &config, &mut stream, &mut who)).await;
+    let identified =
+        within(limit, ClientError::LoginTimeout, identify(clients, worker.id, &config, &mut stream, &mut who)).await;
     let admitted = match identified {
         Ok(admitted) => admitted,
         Err(Refused::Cancel(key)) => {
@@ -192,6 +199,7 @@ fn some(duration: Duration) -> Option<Duration> {
 /// From the first byte to a place in a pool, or at the console.
 async fn identify(
     clients: &Arc<Clients>,
+    worker: usize,
     config: &Arc<Config>,
     stream: &mut Stream,
     who: &mut Who,
@@ -211,7 +219,7 @@ async fn identify(
     }
     let asked = with_host(config, &startup, &who.ends);
     if startup.database == CONSOLE_DATABASE {
-        let access = console_access(clients, config, stream, &who.ends, &startup).await?;
+        let access = console_access(clients, worker, config, stream, &who.ends, &startup).await?;
         let permits = console_permits(pools, config, &startup.user, access)?;
         return Ok(Admitted { asked, place: Place::Console(access, permits) });
     }
@@ -226,13 +234,13 @@ async fn identify(
     // Nothing is kept of a name that a stranger asks for.
     let entry = config.database(&startup.database);
     let forced = entry.and_then(|entry| entry.user.clone());
-    let granted = authenticate(clients, config, stream, &who.ends, &startup, forced.is_some()).await?;
+    let secret = authenticate(clients, worker, config, stream, &who.ends, &startup, forced.is_some()).await?;
     let database =
         pools.database(&startup.database).ok_or_else(|| ClientError::NoSuchDatabase(startup.database.clone()))?;
     if database.is_disabled() {
         return Err(ClientError::DatabaseDisabled(startup.database.clone()).into());
     }
-    place(clients, config, database, &startup, forced, granted)
+    place(clients, config, database, &startup, forced, secret)
         .map(|place| Admitted { asked, place: Place::Pool(place) })
 }
 
@@ -272,7 +280,7 @@ fn place(
     database: Arc<Database>,
     startup: &Startup,
     forced: Option<String>,
-    granted: Granted,
+    secret: Option<ServerSecret>,
 ) -> Result<PoolPlace, Refused> {
     let pools = &clients.pools;
     let user = pools.user(&startup.user);
@@ -281,12 +289,8 @@ fn place(
     let permits = [first.ok_or(ClientError::TooManyDatabaseClients)?, second.ok_or(ClientError::TooManyUserClients)?];
     let server_user = forced.as_deref().unwrap_or(&startup.user);
     let member = pools.join(&database, server_user);
-    if server_user == startup.user {
-        match granted {
-            Granted { scram_keys: Some(keys), .. } => member.pool.learn_secret(ServerSecret::Scram(keys)),
-            Granted { plain: Some(password), .. } => member.pool.learn_secret(ServerSecret::Plain(password)),
-            Granted { .. } => {}
-        }
+    if let Some(secret) = secret.filter(|_| server_user == startup.user) {
+        member.pool.learn_secret(secret);
     }
     let (protocol, walsender) = (startup.protocol, startup.walsender.clone());
     Ok(PoolPlace { member, permits, user, database, protocol, walsender })
@@ -302,14 +306,27 @@ fn with_host(config: &Config, startup: &Startup, ends: &Ends) -> Parameters {
     asked.with(APPLICATION_NAME, &format!("{name} - {ends}"))
 }
 
+/// Resolves when the client has gone, and takes nothing of what it sends.
+async fn end_of(stream: &Stream) {
+    loop {
+        tokio::time::sleep(CLIENT_LOOK).await;
+        let seen = recv(stream.fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
+        if !matches!(seen, Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR)) {
+            return;
+        }
+    }
+}
+
+/// Returns what the client's login has shown to log in to the server with.
 async fn authenticate(
     clients: &Clients,
+    worker: usize,
     config: &Arc<Config>,
     stream: &mut Stream,
     ends: &Ends,
     startup: &Startup,
     is_forced: bool,
-) -> Result<Granted, Refused> {
+) -> Result<Option<ServerSecret>, Refused> {
     let origin = Origin::new(stream, ends);
     let Startup { database, user, .. } = startup;
     let is_physical = startup.walsender.as_ref().is_some_and(|walsender| walsender.kind == Replication::Physical);
@@ -318,11 +335,20 @@ async fn authenticate(
     if matches!(method, Method::Any) && !is_forced && database != CONSOLE_DATABASE {
         return Err(ClientError::NoSuchUser.into());
     }
-    Ok(auth::authenticate(stream, &method, &origin, user, &**config, &clients.auth).await?)
+    let mut secrets = Secrets::new(config, &clients.pools, worker, database);
+    if !matches!(method, Method::Any) {
+        tokio::select! {
+            found = secrets.look_up(user) => found?,
+            () = end_of(stream) => return Err(Refused::Gone("client unexpected eof".into())),
+        }
+    }
+    let outcome = auth::authenticate(stream, &method, &origin, user, &secrets, &clients.auth).await;
+    Ok(secrets.conclude(outcome)?)
 }
 
 async fn console_access(
     clients: &Clients,
+    worker: usize,
     config: &Arc<Config>,
     stream: &mut Stream,
     ends: &Ends,
@@ -332,7 +358,7 @@ async fn console_access(
     if auth::is_console_owner(stream, &startup.user) {
         return Ok(ConsoleAccess::Admin);
     }
-    authenticate(clients, config, stream, ends, startup, false).await?;
+    authenticate(clients, worker, config, stream, ends, startup, false).await?;
     if settings.admin_users.has(&startup.user) {
         Ok(ConsoleAccess::Admin)
     } else if settings.stats_users.has(&startup.user) {
@@ -411,6 +437,8 @@ async fn refuse(stream: &mut Stream, who: &Who, refused: Refused) {
     let (reason, told) = match refused {
         Refused::Cancel(_) => return,
         Refused::Gone(reason) => (reason, None),
+        // PgBouncer's words; the client does not get to see them.
+        Refused::Client { error, reason: Some(reason @ Reason::NotFound) } => (reason.to_string(), Some(error)),
         Refused::Client { error, reason: Some(reason) } => (format!("{} ({reason})", error.message()), Some(error)),
         Refused::Client { error, reason: None } => (error.message().into_owned(), Some(error)),
     };

@@ -1,9 +1,10 @@
 //! A client's whole life, a file per phase, in the order in which they come:
-//! `handshake` (startup packet), `login` (who, where, may it), `welcome` (or
+//! `handshake` (startup packet), `login` (who, where, may it; its secret from `secrets`), `welcome` (or
 //! `replication`), `session` (asks and waits), `relay` and `replies` (is served), `end`. `timeouts` looks on.
 
 mod handshake;
 mod login;
+mod secrets;
 mod welcome;
 mod replication;
 mod session;

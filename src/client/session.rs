@@ -20,7 +20,7 @@ use super::session_use::{Told, Watch};
 use crate::log::Level;
 use crate::net::stream::Stream;
 use crate::pool::{Permit, ServerState, WaitKey};
-use crate::pools::{Got, Membership, Pools, ServerPool, Waited};
+use crate::pools::{Got, Membership, Pools, Waited, Waiting};
 use crate::relay::{Dialect, First, Names, Outstanding, Parses, Requests, SessionUse, Stop, Tracking};
 use crate::server::parameters::{APPLICATION_NAME, Parameters};
 use crate::server::{Server, query};
@@ -497,21 +497,6 @@ impl Session {
             if let Err(e) = ready!(self.stream.poll_write_ready(cx)) {
                 return Poll::Ready(Err(End::ClientFailed(e)));
             }
-        }
-    }
-}
-
-/// A place in the queue, given up when dropped.
-pub(super) struct Waiting {
-    pool: Arc<ServerPool>,
-    /// `None` once it was served.
-    key: Option<WaitKey>,
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        if let Some(key) = self.key.take() {
-            self.pool.abandon(key);
         }
     }
 }

@@ -14,7 +14,7 @@ use super::login::Refused;
 use super::session::Session;
 use crate::pools::Got;
 use crate::server::connect::Welcome;
-use crate::server::parameters::{APPLICATION_NAME, Parameters, Tracked};
+use crate::server::parameters::{APPLICATION_NAME, Parameters};
 
 /// Tells the client that it is in, as the server itself would.
 pub(super) async fn welcome(session: &mut Session, config: &Config) -> Result<(), Refused> {
@@ -45,7 +45,7 @@ pub(super) async fn greet(
     welcome: &Welcome,
     mut notices: Vec<u8>,
 ) -> Result<(), Refused> {
-    session.parameters = session.parameters.or(&tracked_of(&welcome.parameters, &session.pools.tracked));
+    session.parameters = session.parameters.or(&Parameters::of_reports(&welcome.parameters, &session.pools.tracked));
     let mut out = Vec::with_capacity(512);
     auth_message::authentication_ok(&mut out);
     out.append(&mut notices);
@@ -68,15 +68,6 @@ pub(super) async fn greet(
         session.stream.flush().await
     };
     sent.await.map_err(|e| Refused::Gone(e.to_string()))
-}
-
-/// What a server reports of the tracked parameters.
-fn tracked_of(reported: &[(String, String)], tracked: &Tracked) -> Parameters {
-    let note = |set: Parameters, (name, value): &(String, String)| match tracked.position(name) {
-        Some(position) => set.with(position, value),
-        None => set,
-    };
-    reported.iter().fold(Parameters::none(tracked), note)
 }
 
 /// Gets a server, to learn what it says at login.

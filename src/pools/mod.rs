@@ -6,6 +6,7 @@ pub(crate) mod entries;
 mod failing;
 mod janitor;
 mod launch;
+pub(crate) mod lookup;
 mod peers;
 mod policy;
 mod reload;
@@ -30,8 +31,9 @@ use crate::server::connect::Connector;
 use crate::server::parameters::Tracked;
 pub(crate) use dedicated::{Claim, Walsender};
 use entries::{Database, User};
+use lookup::Lookups;
 pub(crate) use peers::{Peer, Peers};
-pub(crate) use server_pool::{Got, ServerPool, Waited};
+pub(crate) use server_pool::{Got, ServerPool, Waited, Waiting};
 use stats::Ledger;
 
 /// Everything that is pooled.
@@ -47,6 +49,7 @@ pub(crate) struct Pools {
     pub(crate) connector: Connector,
     pub(crate) ledger: Ledger,
     pub(crate) peers: Peers,
+    pub(crate) lookups: Lookups,
     /// The runtime beside the data path.
     pub(crate) control: Handle,
     /// Clients of the console, against `max_db_client_connections`.
@@ -98,6 +101,7 @@ impl Pools {
             connector,
             ledger: Ledger::default(),
             peers: Peers::default(),
+            lookups: Lookups::default(),
             control,
             console_clients: Arc::default(),
             workers,

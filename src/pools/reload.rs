@@ -44,6 +44,7 @@ impl Pools {
             }
         }
         self.peers.configure(&config);
+        self.lookups.clear();
         for pool in self.pools() {
             pool.configure(self);
             pool.launch();

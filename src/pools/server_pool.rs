@@ -38,6 +38,21 @@ pub(crate) enum Waited {
 
 static NEXT_NUMBER: AtomicU64 = AtomicU64::new(1);
 
+/// A place in the queue, given up when dropped.
+pub(crate) struct Waiting {
+    pub(crate) pool: Arc<ServerPool>,
+    /// `None` once it was served.
+    pub(crate) key: Option<WaitKey>,
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        if let Some(key) = self.key.take() {
+            self.pool.abandon(key);
+        }
+    }
+}
+
 /// The servers of one database and user.
 pub(crate) struct ServerPool {
     /// No other pool has or had it.

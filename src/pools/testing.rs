@@ -13,7 +13,7 @@ impl ServerPool {
     pub(super) fn wait_for_cancels(self: &Arc<Self>, server: Box<Server>, worker: usize) {
         self.core.shift(ServerState::Active, ServerState::BeingCanceled);
         server.info.set_phase(ServerPhase::BeingCanceled);
-        let held = Held { pool: Arc::clone(self), state: ServerState::BeingCanceled, server: Some(server) };
+        let held = Held::new(self, ServerState::BeingCanceled, server);
         tokio::task::spawn_local(async move {
             held.info().cancels_over().await;
             // A cancel that came too late to find its query leaves a signal behind that the
@@ -36,7 +36,7 @@ impl ServerPool {
             return self.close(ServerState::Tested, server, "shutting down");
         };
         let config = pools.config();
-        let mut held = Held { pool: Arc::clone(self), state: ServerState::Tested, server: Some(server) };
+        let mut held = Held::new(self, ServerState::Tested, server);
         tokio::task::spawn_local(async move {
             let settings = &config.settings;
             let sql = match test {
@@ -103,7 +103,7 @@ impl Test {
 }
 
 /// A server in the hands of a task of ours; closed and counted out if the task is dropped.
-struct Held {
+pub(super) struct Held {
     pool: Arc<ServerPool>,
     state: ServerState,
     /// `None` once it was taken.
@@ -111,7 +111,11 @@ struct Held {
 }
 
 impl Held {
-    fn server(&mut self) -> &mut Server {
+    pub(super) fn new(pool: &Arc<ServerPool>, state: ServerState, server: Box<Server>) -> Held {
+        Held { pool: Arc::clone(pool), state, server: Some(server) }
+    }
+
+    pub(super) fn server(&mut self) -> &mut Server {
         self.server.as_mut().expect("it is there until it is taken")
     }
 
@@ -119,7 +123,7 @@ impl Held {
         &self.server.as_ref().expect("it is there until it is taken").info
     }
 
-    fn take(mut self) -> Box<Server> {
+    pub(super) fn take(mut self) -> Box<Server> {
         self.server.take().expect("it is taken once, since `take` consumes")
     }
 }
@@ -127,8 +131,8 @@ impl Held {
 impl Drop for Held {
     fn drop(&mut self) {
         if let Some(server) = self.server.take() {
-            server.close("shutting down");
-            self.pool.core.closed(self.state);
+            // The process ends, or nobody waits any more for what the server was doing.
+            self.pool.close(self.state, server, "given up");
         }
     }
 }

@@ -26,7 +26,7 @@ use pgweir_proto::frame::BadLength;
 pub(crate) use names::Names;
 pub(crate) use outstanding::{Books, Outstanding};
 pub(crate) use prepared::Prepared;
-pub(crate) use queue::Request;
+pub(crate) use queue::{Kind, Request, Step};
 pub(crate) use replies::{Edit, Event, Replies, ReplyFault};
 pub(crate) use requests::{First, RequestLimits, Requests, Stop};
 pub(crate) use session_use::SessionUse;

@@ -1,5 +1,6 @@
 //! A connection to PostgreSQL, from its making to its end.
 
+pub(crate) mod auth_query;
 pub(crate) mod cancel;
 pub(crate) mod connect;
 pub(crate) mod hosts;

@@ -134,6 +134,15 @@ impl Parameters {
         share(vec![None; tracked.names.len()])
     }
 
+    /// Those of what a server reports.
+    pub(crate) fn of_reports(reported: &[(String, String)], tracked: &Tracked) -> Parameters {
+        let note = |set: Parameters, (name, value): &(String, String)| match tracked.position(name) {
+            Some(position) => set.with(position, value),
+            None => set,
+        };
+        reported.iter().fold(Parameters::none(tracked), note)
+    }
+
     #[inline]
     pub(crate) fn is_same(&self, other: &Parameters) -> bool {
         Arc::ptr_eq(&self.0, &other.0)

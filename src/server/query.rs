@@ -58,6 +58,8 @@ pub(crate) enum QueryError {
     TransactionOpen,
     /// The query was a COPY FROM STDIN, for which we have nothing.
     CopyIn,
+    /// The answer is longer than any that makes sense.
+    TooLong,
 }
 
 impl fmt::Display for QueryError {
@@ -69,6 +71,7 @@ impl fmt::Display for QueryError {
             QueryError::Broken(fault) => write!(f, "protocol error: {fault:?}"),
             QueryError::TransactionOpen => f.write_str("it left a transaction open"),
             QueryError::CopyIn => f.write_str("it is a COPY FROM STDIN"),
+            QueryError::TooLong => f.write_str("the answer is too long"),
         }
     }
 }
@@ -91,13 +94,26 @@ pub(super) async fn exchange(
     server: &mut Server,
     tracked: &Tracked,
     sql: &str,
-    mut on_parameter: impl FnMut(&str, &str),
+    on_parameter: impl FnMut(&str, &str),
 ) -> Result<(), QueryError> {
     let mut message = Vec::new();
     frontend::query(&mut message, sql);
-    server.outstanding.request(Request::Query);
+    converse(server, tracked, &message, &[Request::Query], on_parameter, |_| true).await
+}
+
+/// The same with any `message` that makes these `requests`. `on_answer` gets all that the server
+/// sends; it may say that it has had enough, after which the connection is of no more use.
+pub(super) async fn converse(
+    server: &mut Server,
+    tracked: &Tracked,
+    message: &[u8],
+    requests: &[Request],
+    mut on_parameter: impl FnMut(&str, &str),
+    mut on_answer: impl FnMut(&[u8]) -> bool,
+) -> Result<(), QueryError> {
+    requests.iter().for_each(|request| server.outstanding.request(*request));
     let stream = server.stream();
-    stream.write_all(&message).await.map_err(QueryError::Lost)?;
+    stream.write_all(message).await.map_err(QueryError::Lost)?;
     stream.flush().await.map_err(QueryError::Lost)?;
     let mut refusal = None;
     // Part of an unasked message may have come before.
@@ -122,7 +138,11 @@ pub(super) async fn exchange(
             Event::ErrorResponse { body } => refusal = refusal.take().or_else(|| Some(ServerError::parse(body))),
             Event::Reset | Event::Ready { .. } => {}
         });
-        buf.drain(..scanned.map_err(QueryError::Broken)?);
+        let scanned = scanned.map_err(QueryError::Broken)?;
+        if !on_answer(&buf[..scanned]) {
+            return Err(QueryError::TooLong);
+        }
+        buf.drain(..scanned);
         if server.outstanding.is_copying_in() {
             return Err(QueryError::CopyIn);
         }

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod auth_query;
 mod bulk;
 mod cancel;
 mod console;

@@ -263,7 +263,8 @@ impl Bouncer {
 
     /// The console.
     pub(crate) fn admin(&self) -> Wire {
-        self.client_of("admin", "pgbouncer")
+        let admin = self.try_client("admin", "pgbouncer", &self.setup.secrets["admin"]);
+        admin.unwrap_or_else(|e| panic!("the console is closed: {e}"))
     }
 
     /// A SHOW command's rows by column name.
