@@ -5,6 +5,8 @@ use std::num::NonZeroU32;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgweir_proto::scram::{SaltSecret, Verifier};
+use ring::hmac;
+use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
@@ -19,6 +21,12 @@ pub(crate) struct AuthContext {
     computing: Arc<Semaphore>,
     /// By user, at most [`VERIFIERS_MAX`]. Locked for a look-up or an insertion.
     verifiers: Mutex<HashMap<String, Made>>,
+    /// What passwords in clear text are noted under; as good as they are, but no longer than
+    /// this process.
+    notes: hmac::Key,
+    /// Passwords that have passed against a verifier: of each user the last, as many as
+    /// verifiers. Locked likewise.
+    passed: Mutex<HashMap<String, hmac::Tag>>,
 }
 
 /// A verifier and what it was made of.
@@ -35,6 +43,8 @@ impl AuthContext {
             salts: SaltSecret::new(random_bytes()),
             computing: Arc::new(Semaphore::new((cores / 2).max(1))),
             verifiers: Mutex::default(),
+            notes: hmac::Key::new(hmac::HMAC_SHA256, &random_bytes::<32>()),
+            passed: Mutex::default(),
         }
     }
 
@@ -69,20 +79,36 @@ impl AuthContext {
         Some(verifier)
     }
 
+    /// Whether `password` in clear text is the one behind `verifier`, by a computation, or by
+    /// one HMAC if it has passed before. A wrong one never passes sooner. `None` as in `compute`.
+    pub(super) async fn verify(&self, user: &str, verifier: Verifier, password: &[u8]) -> Option<bool> {
+        let note = self.note(&verifier, password);
+        let is_noted = |noted: &hmac::Tag| bool::from(noted.as_ref().ct_eq(note.as_ref()));
+        if lock(&self.passed).get(user).is_some_and(is_noted) {
+            return Some(true);
+        }
+        let password = password.to_vec();
+        let passes = self.compute(move || verifier.verify_password(&password)).await?;
+        if passes {
+            insert(&mut lock(&self.passed), user, note);
+        }
+        Some(passes)
+    }
+
+    fn note(&self, verifier: &Verifier, password: &[u8]) -> hmac::Tag {
+        // The stored form holds no NUL.
+        hmac::sign(&self.notes, &[verifier.to_stored().as_bytes(), b"\0", password].concat())
+    }
+
     fn kept(&self, user: &str, password: &str, iterations: NonZeroU32) -> Option<Verifier> {
-        let verifiers = self.lock();
+        let verifiers = lock(&self.verifiers);
         let made = verifiers.get(user)?;
         (made.password == password && made.iterations == iterations).then(|| made.verifier.clone())
     }
 
     /// Takes the place of what was made of the user's earlier password.
     fn keep(&self, user: &str, made: Made) {
-        let mut verifiers = self.lock();
-        if verifiers.len() >= VERIFIERS_MAX && !verifiers.contains_key(user) {
-            let victim = verifiers.keys().next().cloned();
-            victim.and_then(|victim| verifiers.remove(&victim));
-        }
-        verifiers.insert(user.to_owned(), made);
+        insert(&mut lock(&self.verifiers), user, made);
     }
 
     /// As if the runtime were shutting down: whatever needs a computation fails.
@@ -90,11 +116,20 @@ impl AuthContext {
     pub(super) fn stop_computing(&self) {
         self.computing.close();
     }
+}
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Made>> {
-        // Nothing under this lock panics.
-        self.verifiers.lock().unwrap_or_else(PoisonError::into_inner)
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // Nothing under these locks panics.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Keeps one more user's, for which another's may have to go.
+fn insert<T>(users: &mut HashMap<String, T>, user: &str, value: T) {
+    if users.len() >= VERIFIERS_MAX && !users.contains_key(user) {
+        let victim = users.keys().next().cloned();
+        victim.and_then(|victim| users.remove(&victim));
     }
+    users.insert(user.to_owned(), value);
 }
 
 #[cfg(test)]
@@ -117,8 +152,22 @@ mod tests {
         for i in 0..VERIFIERS_MAX {
             context.keep(&format!("u{i}"), made("x"));
         }
-        assert_eq!(context.lock().len(), VERIFIERS_MAX);
+        assert_eq!(lock(&context.verifiers).len(), VERIFIERS_MAX);
         assert!(is_kept(&format!("u{}", VERIFIERS_MAX - 1), "x"));
+    }
+
+    #[tokio::test]
+    async fn a_password_that_has_passed_is_not_computed_again() {
+        let context = AuthContext::new();
+        let verifier = |password: &[u8]| Verifier::from_password(password, b"salt", NonZeroU32::MIN);
+        assert_eq!(context.verify("u", verifier(b"right"), b"wrong").await, Some(false));
+        assert_eq!(context.verify("u", verifier(b"right"), b"right").await, Some(true));
+        context.stop_computing();
+        assert_eq!(context.verify("u", verifier(b"right"), b"right").await, Some(true));
+        // Everything else would have to be computed.
+        assert_eq!(context.verify("u", verifier(b"right"), b"wrong").await, None);
+        assert_eq!(context.verify("u", verifier(b"changed"), b"right").await, None);
+        assert_eq!(context.verify("v", verifier(b"right"), b"right").await, None);
     }
 
     #[tokio::test]

@@ -57,7 +57,5 @@ async fn check(login: &Login<'_>, credential: Credential, password: &[u8]) -> Re
 }
 
 async fn matches(login: &Login<'_>, verifier: Verifier, password: &[u8]) -> Result<bool, Reason> {
-    let password = password.to_vec();
-    let matches = move || verifier.verify_password(&password);
-    login.context.compute(matches).await.ok_or(Reason::Interrupted)
+    login.context.verify(login.user, verifier, password).await.ok_or(Reason::Interrupted)
 }

@@ -168,6 +168,8 @@ fn the_console_asks_in_auth_dbname() {
 fn users_that_were_looked_up_have_their_limits() {
     let bouncer = start("md5", |setup| setup.user("hashed", "max_user_client_connections=1"));
     let first = bouncer.try_client("hashed", "app", PASSWORD);
+    let listed = bouncer.show("USERS").into_iter().find(|user| user["name"] == "hashed").expect("in SHOW USERS");
+    assert_eq!((&*listed["max_user_client_connections"], &*listed["current_client_connections"]), ("1", "1"));
     let text = "client connections exceeded (max_user_client_connections)";
     assert_error(&bouncer.refusal("hashed", "app", PASSWORD), text, "53300");
     assert!(bouncer.try_client("salted", "app", PASSWORD).is_ok());
