@@ -105,11 +105,10 @@ fn toml_says_the_same_as_ini() {
 }
 
 #[test]
-fn what_does_not_act_yet_is_told() {
+fn what_has_no_effect_is_told() {
     let Loaded { config, warnings } = loaded("tests/data/managed.ini");
     let file = "tests/data/managed.ini";
-    let later = |line: u32, key: &str| format!("{file}:{line}: {key} is not supported by this version yet, ignored");
-    assert_eq!(lines(&warnings), [format!("{file}:16: pkt_buf has no effect: buffers are sized by what they carry"),]);
+    assert_eq!(lines(&warnings), [format!("{file}:16: pkt_buf has no effect: buffers are sized by what they carry")]);
     assert_eq!(config.settings.auth_type, AuthType::ScramSha256);
     assert_eq!(config.settings.client_tls_sslmode, SslMode::Prefer);
     assert_eq!(config.settings.tcp_user_timeout, Duration::from_millis(12_500));

@@ -208,13 +208,11 @@ pub(crate) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     source: &impl SecretSource,
     context: &AuthContext,
 ) -> Result<Granted, AuthError> {
-    if matches!(method, Method::Any) {
-        return any::authenticate();
-    }
     let secret = source.secret(user);
     let login = Login { user, iterations: source.scram_iterations(), context };
     let credential = match method {
-        Method::Any | Method::Trust => return trust::authenticate(secret.as_ref()),
+        Method::Any => return any::authenticate(),
+        Method::Trust => return trust::authenticate(secret.as_ref()),
         Method::Cert { map } => return cert::authenticate(origin, map.as_deref(), user, secret.as_ref()),
         Method::Peer { map } => return peer::authenticate(origin, map.as_deref(), user, secret.as_ref()).await,
         Method::Plain | Method::Md5 | Method::ScramSha256 => Credential::new(secret),

@@ -224,11 +224,13 @@ async fn any_and_trust_ask_nothing() {
 
 #[tokio::test]
 async fn methods_that_are_missing_let_nobody_in() {
-    for method in [AuthType::Cert, AuthType::Hba, AuthType::Ldap, AuthType::Pam] {
+    for method in [AuthType::Hba, AuthType::Ldap, AuthType::Pam] {
         let (outcome, _) = with_password(method, "plain", "secret").await;
         let reason = Some(Reason::NoMethod(method));
         assert_eq!(refusal(outcome), (ClientError::LoginRejected, reason));
     }
+    let (outcome, _) = with_password(AuthType::Cert, "plain", "secret").await;
+    assert_eq!(refusal(outcome), (ClientError::CertificateFailed, Some(Reason::NoTls)));
 }
 
 #[test]
