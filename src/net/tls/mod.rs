@@ -41,7 +41,9 @@ pub(crate) fn fuzz_certificate(data: &[u8]) {
     let Some(certificate) = x509::Certificate::parse(data) else { return };
     assert!(certificate.tbs.len() + certificate.signature.len() < data.len());
     let name = certificate.common_name();
-    certificate.is_of_host(name.unwrap_or("localhost"));
+    certificate.is_of_host(name.unwrap_or("localhost"), true);
+    certificate.path_len();
+    certificate.has_name_constraints();
     certificate.is_authority();
     assert!(name.is_none_or(|name| certificate.is_of_user(name)));
 }

@@ -5,6 +5,7 @@
 //! stands in the CA file.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{WebPkiSupportedAlgorithms, verify_tls13_signature_with_raw_key};
@@ -13,32 +14,75 @@ use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
 use rustls::{
     CertificateError, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerMisbehaved, SignatureScheme,
 };
-use webpki::{EndEntityCert, KeyUsage, RawPublicKeyEntity, anchor_from_trusted_cert};
+use webpki::{EndEntityCert, KeyUsage, RawPublicKeyEntity, VerifiedPath, anchor_from_trusted_cert};
 
-use super::x509::Certificate;
+use super::x509::{CLIENT_AUTH, Certificate, SERVER_AUTH};
 
 /// The certificates of a CA file.
 #[derive(Debug)]
 pub(super) struct Authorities {
     certificates: Vec<CertificateDer<'static>>,
     anchors: Vec<TrustAnchor<'static>>,
+    /// Of each anchor, what webpki does not look at: it trusts anchors for ever and without limits.
+    terms: Vec<Terms>,
     /// What clients are told that we know.
     names: Vec<DistinguishedName>,
+}
+
+#[derive(Debug)]
+struct Terms {
+    /// Seconds since 1970, both included.
+    valid: (u64, u64),
+    /// How many others may stand between it and the peer; `None`: any number.
+    path_len: Option<u64>,
+}
+
+/// Whose certificate it is to be.
+#[derive(Debug, Clone, Copy)]
+enum Peer {
+    Server,
+    Client,
+}
+
+impl Peer {
+    fn usage(self) -> KeyUsage {
+        match self {
+            Peer::Server => KeyUsage::server_auth(),
+            Peer::Client => KeyUsage::client_auth(),
+        }
+    }
+
+    /// The same, as it stands in a certificate.
+    fn purpose(self) -> &'static [u8] {
+        match self {
+            Peer::Server => SERVER_AUTH,
+            Peer::Client => CLIENT_AUTH,
+        }
+    }
+}
+
+/// Which of a certificate's names count.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Names {
+    All,
+    /// An authority is limited to some names, and webpki has not looked at the common one.
+    Alternative,
 }
 
 impl Authorities {
     /// `None`: one of them is no certificate.
     pub(super) fn new(certificates: Vec<CertificateDer<'static>>) -> Option<Authorities> {
-        let (mut anchors, mut names) = (Vec::new(), Vec::new());
+        let (mut anchors, mut terms, mut names) = (Vec::new(), Vec::new(), Vec::new());
         for der in &certificates {
             let certificate = Certificate::parse(der)?;
             names.push(DistinguishedName::in_sequence(certificate.subject));
             // Any other stands for itself alone.
             if certificate.is_authority() {
                 anchors.push(anchor_from_trusted_cert(der).ok()?.to_owned());
+                terms.push(Terms { valid: certificate.valid, path_len: certificate.path_len() });
             }
         }
-        Some(Authorities { certificates, anchors, names })
+        Some(Authorities { certificates, anchors, terms, names })
     }
 
     fn check(
@@ -46,23 +90,53 @@ impl Authorities {
         algorithms: &WebPkiSupportedAlgorithms,
         (leaf, between): (&CertificateDer<'_>, &[CertificateDer<'_>]),
         now: UnixTime,
-        usage: KeyUsage,
-    ) -> Result<(), Error> {
+        peer: Peer,
+    ) -> Result<Names, Error> {
         if self.certificates.contains(leaf) {
-            return check_time(&parse(leaf)?, now);
+            let leaf = parse(leaf)?;
+            if !leaf.is_for(peer.purpose()) {
+                return Err(CertificateError::InvalidPurpose.into());
+            }
+            check_time(leaf.valid, now)?;
+            return Ok(Names::All);
         }
         match EndEntityCert::try_from(leaf) {
             Ok(leaf) => {
-                let chain = leaf.verify_for_usage(algorithms.all, &self.anchors, between, now, usage, None, None);
-                chain.map(|_| ()).map_err(explained)
+                let is_honoured = |path: &VerifiedPath<'_>| self.check_terms(path, now);
+                let usage = peer.usage();
+                let chain =
+                    leaf.verify_for_usage(algorithms.all, &self.anchors, between, now, usage, None, Some(&is_honoured));
+                chain.map(|path| names(&path)).map_err(explained)
             }
-            Err(webpki::Error::UnsupportedCertVersion) => self.check_v1(algorithms, &parse(leaf)?, now),
+            Err(webpki::Error::UnsupportedCertVersion) => {
+                self.check_v1(algorithms, &parse(leaf)?, now).map(|()| Names::All)
+            }
             Err(e) => Err(explained(e)),
         }
     }
 
+    /// Whether the anchor of a chain may vouch for it.
+    fn check_terms(&self, path: &VerifiedPath<'_>, now: UnixTime) -> Result<(), webpki::Error> {
+        let mut error = webpki::Error::UnknownIssuer;
+        let of_anchor = self.anchors.iter().zip(&self.terms).filter(|(anchor, _)| *anchor == path.anchor());
+        for (_, Terms { valid, path_len }) in of_anchor {
+            let time = |secs| UnixTime::since_unix_epoch(Duration::from_secs(secs));
+            error = match check_time(*valid, now) {
+                _ if path_len.is_some_and(|max| max < path.intermediate_certificates().count() as u64) => {
+                    webpki::Error::PathLenConstraintViolated
+                }
+                Ok(()) => return Ok(()),
+                Err(CertificateError::NotValidYet) => {
+                    webpki::Error::CertNotValidYet { time: now, not_before: time(valid.0) }
+                }
+                Err(_) => webpki::Error::CertExpired { time: now, not_after: time(valid.1) },
+            };
+        }
+        Err(error)
+    }
+
     /// A certificate without extensions can be of anybody but an authority; its issuer must be in
-    /// the file itself.
+    /// the file itself, and not be limited to some names, as nobody would look at those that it has.
     fn check_v1(
         &self,
         algorithms: &WebPkiSupportedAlgorithms,
@@ -72,20 +146,29 @@ impl Authorities {
         if !leaf.is_v1 {
             return Err(Error::InvalidCertificate(CertificateError::BadEncoding));
         }
-        check_time(leaf, now)?;
-        let issuers = self.anchors.iter().filter(|anchor| anchor.subject.as_ref() == leaf.issuer);
+        check_time(leaf.valid, now)?;
+        let issuers = self.anchors.iter().zip(&self.terms).filter(|(anchor, _)| anchor.subject.as_ref() == leaf.issuer);
         let mut error = CertificateError::UnknownIssuer;
-        for issuer in issuers {
+        for (issuer, terms) in issuers.filter(|(anchor, _)| anchor.name_constraints.is_none()) {
             let key = in_sequence(&issuer.subject_public_key_info);
-            for algorithm in algorithms.all.iter().filter(|a| a.signature_alg_id().as_ref() == leaf.algorithm) {
-                match signed(&key, *algorithm, leaf.tbs, leaf.signature) {
-                    true => return Ok(()),
-                    false => error = CertificateError::BadSignature,
+            let mut fitting = algorithms.all.iter().filter(|a| a.signature_alg_id().as_ref() == leaf.algorithm);
+            error = match check_time(terms.valid, now) {
+                _ if !fitting.any(|algorithm| signed(&key, *algorithm, leaf.tbs, leaf.signature)) => {
+                    CertificateError::BadSignature
                 }
-            }
+                Ok(()) => return Ok(()),
+                Err(expired) => expired,
+            };
         }
         Err(error.into())
     }
+}
+
+fn names(path: &VerifiedPath<'_>) -> Names {
+    let is_limited = |der: CertificateDer<'_>| Certificate::parse(&der).is_none_or(|c| c.has_name_constraints());
+    let is_any_limited = path.anchor().name_constraints.is_some()
+        || path.intermediate_certificates().any(|certificate| is_limited(certificate.der()));
+    if is_any_limited { Names::Alternative } else { Names::All }
 }
 
 fn in_sequence(content: &[u8]) -> SubjectPublicKeyInfoDer<'static> {
@@ -106,11 +189,10 @@ fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<Certificate<'a>, Error> {
     Certificate::parse(der).ok_or(Error::InvalidCertificate(CertificateError::BadEncoding))
 }
 
-fn check_time(certificate: &Certificate<'_>, now: UnixTime) -> Result<(), Error> {
-    let (from, to) = certificate.valid;
+fn check_time((from, to): (u64, u64), now: UnixTime) -> Result<(), CertificateError> {
     match now.as_secs() {
-        now if now < from => Err(CertificateError::NotValidYet.into()),
-        now if now > to => Err(CertificateError::Expired.into()),
+        now if now < from => Err(CertificateError::NotValidYet),
+        now if now > to => Err(CertificateError::Expired),
         _ => Ok(()),
     }
 }
@@ -121,6 +203,7 @@ fn explained(error: webpki::Error) -> Error {
         webpki::Error::CertNotValidYet { .. } => CertificateError::NotValidYet,
         webpki::Error::UnknownIssuer => CertificateError::UnknownIssuer,
         webpki::Error::InvalidSignatureForPublicKey => CertificateError::BadSignature,
+        webpki::Error::RequiredEkuNotFoundContext(_) => CertificateError::InvalidPurpose,
         webpki::Error::BadDer | webpki::Error::BadDerTime => CertificateError::BadEncoding,
         error => CertificateError::Other(OtherError(Arc::new(error))),
     };
@@ -180,10 +263,13 @@ impl ServerCertVerifier for ServerVerifier {
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
         if let Demand::Authority(authorities) | Demand::Host(authorities) = &self.demand {
-            authorities.check(&self.algorithms, (end_entity, intermediates), now, KeyUsage::server_auth())?;
-        }
-        if matches!(self.demand, Demand::Host(_)) && !parse(end_entity)?.is_of_host(&server_name.to_str()) {
-            return Err(CertificateError::NotValidForName.into());
+            let names = authorities.check(&self.algorithms, (end_entity, intermediates), now, Peer::Server)?;
+            let is_common_name_good = names == Names::All;
+            if matches!(self.demand, Demand::Host(_))
+                && !parse(end_entity)?.is_of_host(&server_name.to_str(), is_common_name_good)
+            {
+                return Err(CertificateError::NotValidForName.into());
+            }
         }
         Ok(ServerCertVerified::assertion())
     }
@@ -235,7 +321,7 @@ impl ClientCertVerifier for ClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, Error> {
-        self.authorities.check(&self.algorithms, (end_entity, intermediates), now, KeyUsage::client_auth())?;
+        self.authorities.check(&self.algorithms, (end_entity, intermediates), now, Peer::Client)?;
         // Whose it is will be asked for.
         parse(end_entity)?;
         Ok(ClientCertVerified::assertion())
@@ -263,3 +349,6 @@ impl ClientCertVerifier for ClientVerifier {
         self.algorithms.supported_schemes()
     }
 }
+
+#[cfg(test)]
+mod tests;

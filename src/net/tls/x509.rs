@@ -18,9 +18,19 @@ const EXTENSIONS: u8 = 0xa3;
 const DNS_NAME: u8 = 0x82;
 const IP_ADDRESS: u8 = 0x87;
 
+/// The kinds of text whose bytes are UTF-8: UTF8String, PrintableString, T61String and IA5String,
+/// where they are used for what they are. Others have several bytes to each character.
+const TEXTS: [u8; 4] = [0x0c, 0x13, 0x14, 0x16];
+
 const COMMON_NAME: &[u8] = &[0x55, 4, 3];
 const SUBJECT_ALT_NAME: &[u8] = &[0x55, 29, 17];
 const BASIC_CONSTRAINTS: &[u8] = &[0x55, 29, 19];
+const NAME_CONSTRAINTS: &[u8] = &[0x55, 29, 30];
+const EXTENDED_KEY_USAGE: &[u8] = &[0x55, 29, 37];
+
+/// Purposes of keys.
+pub(super) const SERVER_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 1];
+pub(super) const CLIENT_AUTH: &[u8] = &[0x2b, 6, 1, 5, 5, 7, 3, 2];
 
 /// A certificate's parts. Names and the algorithm are without their outer tag and length.
 #[derive(Debug)]
@@ -105,7 +115,7 @@ impl<'a> Certificate<'a> {
             while let Some(pair) = pairs.take(SEQUENCE) {
                 let mut pair = Der(pair);
                 if pair.take(OID)? == COMMON_NAME {
-                    let (_, text, _) = pair.next()?;
+                    let (_, text, _) = pair.next().filter(|(tag, ..)| TEXTS.contains(tag))?;
                     return std::str::from_utf8(text).ok();
                 }
             }
@@ -127,10 +137,30 @@ impl<'a> Certificate<'a> {
         None
     }
 
-    /// Whether it may sign others. Those of version 1 cannot say no.
+    /// Whether it may sign others. Of those of version 1, which cannot say, as in OpenSSL only
+    /// those may that sign themselves.
     pub(super) fn is_authority(&self) -> bool {
         let flag = || self.extension(BASIC_CONSTRAINTS)?.take_if(BOOLEAN);
-        self.is_v1 || flag().is_some_and(|flag| flag != [0])
+        self.is_v1 && self.subject == self.issuer || flag().is_some_and(|flag| flag != [0])
+    }
+
+    /// How many authorities may stand between this one and whom its chains end with; `None`: any number.
+    pub(super) fn path_len(&self) -> Option<u64> {
+        let mut constraints = self.extension(BASIC_CONSTRAINTS)?;
+        constraints.take_if(BOOLEAN);
+        let digits = constraints.take_if(INTEGER)?;
+        Some(digits.iter().fold(0, |len: u64, digit| len.saturating_mul(256).saturating_add((*digit).into())))
+    }
+
+    /// Names that others below it may have, or may not, are listed.
+    pub(super) fn has_name_constraints(&self) -> bool {
+        self.extension(NAME_CONSTRAINTS).is_some()
+    }
+
+    /// Whether its key is for this purpose, or for any as it does not say.
+    pub(super) fn is_for(&self, purpose: &[u8]) -> bool {
+        let Some(mut purposes) = self.extension(EXTENDED_KEY_USAGE) else { return true };
+        std::iter::from_fn(|| purposes.take(OID)).any(|known| known == purpose)
     }
 
     /// The subject's other names: tags and contents.
@@ -140,8 +170,8 @@ impl<'a> Certificate<'a> {
     }
 
     /// Whether it is the certificate of this host. As in RFC 6125 the common name counts only
-    /// where there are no other names of hosts.
-    pub(super) fn is_of_host(&self, host: &str) -> bool {
+    /// where there are no other names of hosts, and where it is good for that at all.
+    pub(super) fn is_of_host(&self, host: &str, is_common_name_good: bool) -> bool {
         let address = host.parse::<IpAddr>().ok();
         let mut has_names = false;
         for (tag, name) in self.alternative_names() {
@@ -156,7 +186,7 @@ impl<'a> Certificate<'a> {
                 return true;
             }
         }
-        let name = self.common_name().filter(|_| !has_names);
+        let name = self.common_name().filter(|_| is_common_name_good && !has_names);
         name.is_some_and(|name| if address.is_some() { name == host } else { is_name_of(name, host) })
     }
 
@@ -220,8 +250,12 @@ mod tests {
     }
 
     fn certificate(common_name: &str, alternative: &[(u8, &[u8])]) -> Vec<u8> {
+        certificate_of((0x0c, common_name.as_bytes()), alternative)
+    }
+
+    fn certificate_of((kind, common_name): (u8, &[u8]), alternative: &[(u8, &[u8])]) -> Vec<u8> {
         let algorithm = element(SEQUENCE, &element(OID, &[1, 2, 3]));
-        let attribute = [element(OID, COMMON_NAME), element(0x0c, common_name.as_bytes())].concat();
+        let attribute = [element(OID, COMMON_NAME), element(kind, common_name)].concat();
         let subject = element(SEQUENCE, &element(SET, &element(SEQUENCE, &attribute)));
         let times = [element(UTC_TIME, b"700101000000Z"), element(GENERALIZED_TIME, b"20240229235959Z")].concat();
         let names: Vec<u8> = alternative.iter().flat_map(|(tag, name)| element(*tag, name)).collect();
@@ -265,7 +299,7 @@ mod tests {
                 let mut other = der.clone();
                 other[at] = value;
                 if let Some(parsed) = Certificate::parse(&other) {
-                    parsed.is_of_host("a.example.org");
+                    parsed.is_of_host("a.example.org", true);
                     parsed.is_of_user("alice");
                 }
             }
@@ -274,7 +308,7 @@ mod tests {
 
     #[test]
     fn names_of_hosts() {
-        let is_of = |der: &[u8], host: &str| Certificate::parse(der).unwrap().is_of_host(host);
+        let is_of = |der: &[u8], host: &str| Certificate::parse(der).unwrap().is_of_host(host, true);
         let old = certificate("*.Example.org", &[]);
         for host in ["a.example.org", "B.EXAMPLE.ORG", "a.example.org."] {
             assert!(is_of(&old, host), "{host}");
@@ -299,5 +333,9 @@ mod tests {
         let der = certificate("alice", &[(DNS_NAME, b"bob"), (DNS_NAME, b"*.example.org")]);
         assert!(is_of(&der, "alice") && is_of(&der, "bob"));
         assert!(!is_of(&der, "Alice") && !is_of(&der, "a.example.org") && !is_of(&der, ""));
+        // Six letters, or three characters of two bytes each.
+        for (kind, is_six) in [(0x0c, true), (0x13, true), (0x16, true), (0x1e, false), (0x1c, false)] {
+            assert_eq!(is_of(&certificate_of((kind, b"bobbob"), &[]), "bobbob"), is_six);
+        }
     }
 }
