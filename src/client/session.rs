@@ -323,6 +323,7 @@ impl Session {
 
     pub(super) fn link(&mut self, mut server: Box<Server>) {
         server.info.set_link(self.cell.info.id);
+        server.was_lent = true;
         let stream = server.stream();
         self.cell.to_server.open(stream.fd(), stream.tls());
         self.server = Some(server);

@@ -22,7 +22,7 @@ use crate::log::log_at;
 use crate::net::clock;
 use crate::pool::ServerState;
 use crate::server::Server;
-use crate::server::auth_query;
+use crate::server::auth_query::{self, Lookup};
 use crate::server::parameters::Parameters;
 
 /// Answers that are kept, expired ones included.
@@ -229,7 +229,10 @@ impl Pools {
         let own = own.unwrap_or_else(|| Parameters::none(&self.tracked));
         let limit = config.settings.client_login_timeout;
         let limit = if limit.is_zero() { QUERY_TIMEOUT } else { limit };
-        let told = auth_query::look_up(held.server(), &self.tracked, &own, sql, user, limit).await;
+        let entry = database.entry();
+        let connect_query = entry.connect_query.as_deref();
+        let lookup = Lookup { auth_query: sql, user, parameters: &own, connect_query };
+        let told = auth_query::look_up(held.server(), &self.tracked, &lookup, limit).await;
         let server = held.take();
         let error = match told {
             Ok(found) => {

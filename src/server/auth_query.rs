@@ -54,17 +54,28 @@ impl From<QueryError> for LookupError {
     }
 }
 
-/// Asks an idle server, attached to this thread's runtime, about `user`; `None`: there is no
-/// such user. Runs with `parameters`, whatever clients have set before.
+/// What is asked, and in which session: whatever clients have left behind in it must not answer.
+pub(crate) struct Lookup<'a> {
+    pub(crate) auth_query: &'a str,
+    pub(crate) user: &'a str,
+    /// The server's own, not what clients have set.
+    pub(crate) parameters: &'a Parameters,
+    /// What every session of the pool begins with.
+    pub(crate) connect_query: Option<&'a str>,
+}
+
+/// Asks an idle server, attached to this thread's runtime; `None`: there is no such user.
 pub(crate) async fn look_up(
     server: &mut Server,
     tracked: &Tracked,
-    parameters: &Parameters,
-    auth_query: &str,
-    user: &str,
+    lookup: &Lookup<'_>,
     timeout: Duration,
 ) -> Result<Option<UserSecret>, LookupError> {
+    let Lookup { auth_query, user, parameters, connect_query } = *lookup;
     let asking = async {
+        if server.was_lent {
+            clean(server, tracked, connect_query).await?;
+        }
         if let Some(sql) = parameters.set_commands(&server.parameters, tracked) {
             query::run(server, tracked, &sql, Duration::ZERO).await?;
         }
@@ -82,6 +93,21 @@ pub(crate) async fn look_up(
     };
     let limited = tokio::time::timeout(timeout, asking);
     limited.await.unwrap_or(Err(LookupError::Query(QueryError::Timeout)))
+}
+
+/// Makes a session that clients have had as good as new. A temporary table, for one, is found
+/// before the catalog.
+async fn clean(server: &mut Server, tracked: &Tracked, connect_query: Option<&str>) -> Result<(), QueryError> {
+    query::run(server, tracked, "DISCARD ALL", Duration::ZERO).await?;
+    if let Some(sql) = connect_query {
+        match query::run(server, tracked, sql, Duration::ZERO).await {
+            // A mistake in it did not matter at the login either.
+            Ok(()) | Err(QueryError::Server(_)) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    server.was_lent = false;
+    Ok(())
 }
 
 /// What the messages of an answer say of `user`. Of several rows the last counts, as in PgBouncer.

@@ -364,6 +364,7 @@ impl<'a> Attempt<'a> {
             partial: Vec::new(),
             notices: greeting.notices,
             is_midway: false,
+            was_lent: false,
             parameters,
             info: Arc::new(info),
             _permits: permits,

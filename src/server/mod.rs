@@ -56,6 +56,8 @@ pub(crate) struct Server {
     pub(crate) notices: Vec<u8>,
     /// A message to it was begun and will never be ended: whatever followed would become its end.
     pub(crate) is_midway: bool,
+    /// A client has had it, who may have left anything behind in its session.
+    pub(crate) was_lent: bool,
     /// The tracked parameters as the server last reported them.
     pub(crate) parameters: Parameters,
     pub(crate) info: Arc<ServerInfo>,

@@ -390,4 +390,22 @@ mod beyond_pgbouncer {
         drop(client);
         wait_until("the server is closed", PATIENCE, || bouncer.pool("app", "asker", "sv_active") == 0);
     }
+
+    /// With `user=` clients of the database are on the server whom users are looked up by.
+    #[test]
+    fn nothing_that_a_client_leaves_behind_on_the_server_answers_the_query() {
+        let connect_query = "connect_query='set extra_float_digits to 0'";
+        let bouncer = start("md5", |setup| setup.app(&format!("user=postgres pool_size=1 {connect_query}")));
+        let mut client = bouncer.try_client("hashed", "app", PASSWORD).expect("log in");
+        client.run(
+            "create temp table pg_authid (rolname name, rolpassword text, rolvaliduntil timestamptz, rolcanlogin bool)",
+        );
+        client.run("insert into pg_authid values ('salted', 'mine', null, true), ('stranger', 'mine', null, true)");
+        for user in ["salted", "stranger"] {
+            is_turned_away(&bouncer, user, "mine");
+        }
+        assert!(bouncer.try_client("salted", "app", PASSWORD).is_ok());
+        assert_eq!(client.one("show extra_float_digits"), "0");
+        assert_eq!(bouncer.pool("app", "postgres", "sv_idle"), 1);
+    }
 }
