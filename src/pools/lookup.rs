@@ -72,12 +72,16 @@ type Flight = watch::Receiver<Option<Outcome>>;
 
 enum Answer {
     Asking(Weak<Flight>),
-    Known { secret: UserSecret, until_us: u64 },
+    /// `None`: there is no such user, which takes no longer to find out than that there is one.
+    Known {
+        secret: Option<UserSecret>,
+        until_us: u64,
+    },
 }
 
 /// How a question is answered.
 enum Joined {
-    Known(UserSecret),
+    Known(Option<UserSecret>),
     Flight(Arc<Flight>),
     /// Nobody has asked: the caller must.
     New(Arc<Flight>, watch::Sender<Option<Outcome>>),
@@ -130,11 +134,10 @@ impl Lookups {
             return;
         }
         match outcome {
-            Ok(Some(secret)) => {
+            Ok(secret) => {
                 entries.insert(question.clone(), Answer::Known { secret: secret.clone(), until_us });
             }
-            // Who is not there is asked for each time, as is a user whose logins fail.
-            Ok(None) | Err(_) => drop(entries.remove(question)),
+            Err(_) => drop(entries.remove(question)),
         }
     }
 
@@ -178,7 +181,7 @@ impl Pools {
     /// What a server, or an earlier answer of it, says of a user. Called on a worker's thread.
     pub(crate) async fn look_up(self: &Arc<Self>, worker: usize, question: &Question) -> Outcome {
         let flight = match self.lookups.join(question, clock::now_us()) {
-            Joined::Known(secret) => return Ok(Some(secret)),
+            Joined::Known(secret) => return Ok(secret),
             Joined::Flight(flight) => flight,
             Joined::New(flight, sender) => {
                 let asking = Arc::clone(self).answer(worker, question.clone(), sender, Arc::downgrade(&flight));
@@ -322,10 +325,10 @@ mod tests {
         ask(&lookups, "w", &secret("x"), 100);
         lookups.distrust(&question("w"));
         assert!(!is_known(&lookups, "w", 0));
-        for nothing in [Ok(None), Err(AuthError::protocol(ClientError::ServerCrashed))] {
-            ask(&lookups, "nobody", &nothing, 100);
-            assert!(!is_known(&lookups, "nobody", 0));
-        }
+        ask(&lookups, "nobody", &Ok(None), 100);
+        assert!(is_known(&lookups, "nobody", 99) && !is_known(&lookups, "nobody", 100));
+        ask(&lookups, "somebody", &Err(AuthError::protocol(ClientError::ServerCrashed)), 100);
+        assert!(!is_known(&lookups, "somebody", 0));
     }
 
     #[test]

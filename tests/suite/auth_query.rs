@@ -289,6 +289,34 @@ mod beyond_pgbouncer {
         }
     }
 
+    /// Nor by the time that it takes: while one login is under way, a lookup more or less.
+    #[test]
+    fn lookups_do_not_tell_who_exists() {
+        let (bouncer, asked) = before_fake(
+            |setup| setup.set("auth_query_cache_time", 60).set("auth_type", "scram-sha-256"),
+            |peer, name, _| match name {
+                "bob" => peer.send(&told(&[(name, PASSWORD)])),
+                _ => peer.send(&told(&[])),
+            },
+        );
+        let begin = |user: &str| {
+            let mut client = Wire::tcp(bouncer.port);
+            client.send(&msg::startup(msg::PROTOCOL_3_0, &[("user", user), ("database", "app")]));
+            client.expect("R");
+            client
+        };
+        for (user, so_far) in [("bob", 1), ("nobody", 2)] {
+            let _two = [begin(user), begin(user)];
+            assert_eq!(asked.load(Ordering::SeqCst), so_far, "{user}");
+        }
+        for (user, so_far) in [("bob", 2), ("nobody", 3)] {
+            for n in 0..2 {
+                bouncer.refusal(user, "app", WRONG);
+                assert_eq!(asked.load(Ordering::SeqCst), so_far + n, "{user}");
+            }
+        }
+    }
+
     #[test]
     fn all_who_log_in_as_one_user_wait_for_one_lookup() {
         let (bouncer, asked) = before_fake(
