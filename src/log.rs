@@ -5,6 +5,7 @@
 //! Whoever logs only puts a line into a bounded queue. A full disk or a slow reader of stderr
 //! loses lines, which are counted and told of in the log once it takes lines again.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
@@ -209,6 +210,7 @@ impl Writer {
     }
 
     fn line(&mut self, at: &Zoned, level: Level, text: &str) {
+        let text = harmless(text);
         let line = format!("{} [{}] {} {text}\n", at.strftime("%Y-%m-%d %H:%M:%S.%3f %Z"), self.pid, level.name());
         let to_file = self.file.as_mut().map(|file| file.write_all(line.as_bytes()));
         if matches!(to_file, Some(Err(_))) {
@@ -219,6 +221,24 @@ impl Writer {
             let _ = io::stderr().write_all(line.as_bytes());
         }
     }
+}
+
+/// Names and messages are others' words, and anybody may say them: what follows a line break is
+/// indented, as PgBouncer does, so that it is no line of ours, and nothing commands a terminal.
+fn harmless(text: &str) -> Cow<'_, str> {
+    let is_harmful = |c: char| c.is_control() && c != '\t';
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    let mut out = String::with_capacity(text.len() + 16);
+    for c in text.chars() {
+        match c {
+            '\n' => out.push_str("\n\t"),
+            c if is_harmful(c) => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    Cow::Owned(out)
 }
 
 fn open(path: &Path) -> io::Result<File> {
@@ -237,10 +257,14 @@ mod tests {
     fn lines_have_the_format_of_pgbouncer() {
         let path = std::env::temp_dir().join(format!("pgweir-log-{}", std::process::id()));
         let at = "2026-11-21T09:18:14.309Z".parse::<jiff::Timestamp>().unwrap().to_zoned(jiff::tz::TimeZone::UTC);
-        writer(&path).line(&at, Level::Log, "C-0x2a: app/postgres@127.0.0.1:49974 login attempt");
-        let pid = std::process::id();
-        let expected =
-            format!("2026-11-21 09:18:14.309 UTC [{pid}] LOG C-0x2a: app/postgres@127.0.0.1:49974 login attempt\n");
+        let mut log = writer(&path);
+        log.line(&at, Level::Log, "C-0x2a: app/postgres@127.0.0.1:49974 login attempt");
+        log.line(&at, Level::Log, "user=x\n2026 LOG\tfine\r\u{1b}[2J\u{9b}é\\");
+        let head = format!("2026-11-21 09:18:14.309 UTC [{}] LOG", std::process::id());
+        let expected = format!(
+            "{head} C-0x2a: app/postgres@127.0.0.1:49974 login attempt\n\
+             {head} user=x\n\t2026 LOG\tfine\\r\\u{{1b}}[2J\\u{{9b}}é\\\n"
+        );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), expected);
         std::fs::remove_file(&path).unwrap();
     }
