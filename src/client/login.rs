@@ -206,6 +206,14 @@ async fn identify(
 ) -> Result<Admitted, Refused> {
     let pools = &clients.pools;
     let startup = startup(pools, config, stream, who).await?;
+    // It may have taken its time, and been forbidden to come in meanwhile.
+    let config = &pools.config();
+    if pools.tls().acceptor.as_ref().is_some_and(|acceptor| acceptor.is_required)
+        && !stream.is_unix()
+        && stream.tls().is_none()
+    {
+        return Err(ClientError::SslRequired.into());
+    }
     who.user.clone_from(&startup.user);
     who.database.clone_from(&startup.database);
     if log::is_wanted(Topic::Connections) {

@@ -120,6 +120,19 @@ fn rules_are_read_again_at_reload() {
     assert_error(&bouncer.refusal("app", "app", ""), "login rejected", "28000");
 }
 
+/// A connection that was made before is no way around them.
+#[test]
+fn a_login_goes_by_the_rules_of_its_time() {
+    let mut bouncer = start("host all app all trust");
+    let mut early = Wire::tcp(bouncer.port);
+    // The pooler has seen it.
+    early.send(&msg::packet(msg::SSL_REQUEST, &[]));
+    assert_eq!(early.read_byte(), Ok(b'N'));
+    bouncer.reload(rules("host all app all reject"));
+    let error = early.login("app", "app", "", &[]).expect_err("too late");
+    assert_error(&error, "login rejected", "28000");
+}
+
 #[test]
 fn names_in_a_file_of_their_own() {
     let names = write("names", "app, other\n");

@@ -92,6 +92,18 @@ fn without_tls_where_it_must_be() {
 }
 
 #[test]
+fn without_tls_when_it_has_to_be() {
+    let mut bouncer = start("disable");
+    let mut early = Wire::tcp(bouncer.port);
+    // The pooler has seen it.
+    early.send(&msg::packet(msg::SSL_REQUEST, &[]));
+    assert_eq!(early.read_byte(), Ok(b'N'));
+    bouncer.reload(|setup| offered(setup, "require"));
+    let error = early.login("app", "app", "", &[]).expect_err("too late");
+    assert_error(&error, "SSL required", "28000");
+}
+
+#[test]
 fn log_and_console_name_version_and_cipher() {
     let bouncer = start("allow");
     let tunnel = Tunnel::start(bouncer.port, Through::default());
