@@ -4,8 +4,6 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use nix::errno::Errno;
-use nix::sys::socket::{MsgFlags, recv};
 use pgweir_config::{CONSOLE_DATABASE, Config};
 use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::client_error::ClientError;
@@ -314,14 +312,10 @@ fn with_host(config: &Config, startup: &Startup, ends: &Ends) -> Parameters {
     asked.with(APPLICATION_NAME, &format!("{name} - {ends}"))
 }
 
-/// Resolves when the client has gone, and takes nothing of what it sends.
+/// Resolves when the client has gone, whatever it has said before, and takes nothing of that.
 async fn end_of(stream: &Stream) {
-    loop {
+    while !stream.is_peer_gone() {
         tokio::time::sleep(CLIENT_LOOK).await;
-        let seen = recv(stream.fd(), &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT);
-        if !matches!(seen, Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR)) {
-            return;
-        }
     }
 }
 

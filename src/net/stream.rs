@@ -5,11 +5,11 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, RawFd};
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
@@ -223,6 +223,17 @@ impl Stream {
 
     pub(crate) fn is_unix(&self) -> bool {
         matches!(self.socket, Socket::Unix(_))
+    }
+
+    /// The peer sends no more; there may be something that it has sent before. As far as the
+    /// runtime has noted.
+    pub(crate) fn is_peer_gone(&self) -> bool {
+        let mut cx = Context::from_waker(std::task::Waker::noop());
+        let ready = match &self.socket {
+            Socket::Tcp(s) => pin!(s.ready(Interest::READABLE)).poll(&mut cx),
+            Socket::Unix(s) => pin!(s.ready(Interest::READABLE)).poll(&mut cx),
+        };
+        matches!(ready, Poll::Ready(ready) if ready.as_ref().map_or(true, |ready| ready.is_read_closed()))
     }
 
     /// Both addresses, the peer's first; `None` of a Unix socket.

@@ -415,6 +415,8 @@ mod beyond_pgbouncer {
         let mut client = Wire::tcp(bouncer.port);
         client.send(&msg::startup(msg::PROTOCOL_3_0, &[("user", "u"), ("database", "app")]));
         wait_until("the server is asked", PATIENCE, || bouncer.pool("app", "asker", "sv_active") == 1);
+        // It has something to say before it goes, as with TLS it always has.
+        client.send(&msg::message(b'X', b""));
         drop(client);
         wait_until("the server is closed", PATIENCE, || bouncer.pool("app", "asker", "sv_active") == 0);
     }
