@@ -7,7 +7,7 @@ use pgweir_config::Settings;
 use pgweir_proto::cancel::CancelKey;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::connect::{dial, secure};
+use super::connect::{SecureError, dial, secure};
 use crate::net::stream::Stream;
 use crate::net::tcp::TcpOptions;
 use crate::net::tls::Dialer;
@@ -23,7 +23,12 @@ pub(crate) async fn connect(server: &ServerInfo, tls: &Dialer, settings: &Settin
     let made = async {
         let mut stream = dial(&server.address, Some(&TcpOptions::for_servers(settings))).await?;
         if server.tls.is_some() {
-            secure(&mut stream, server.host(), tls).await.map_err(|e| io::Error::other(e.to_string()))?;
+            let mut secured = secure(&mut stream, server.host(), tls).await;
+            // What is only preferred for others is required here, unless it has been switched off since.
+            if tls.is_used() && stream.tls().is_none() {
+                secured = secured.and(Err(SecureError::Refused));
+            }
+            secured.map_err(|e| io::Error::other(e.to_string()))?;
         }
         Ok(stream)
     };

@@ -35,7 +35,7 @@ use crate::relay::{Outstanding, Prepared, Replies};
 pub(crate) use dial::dial;
 pub(crate) use error::{ConnectError, Step};
 use fallbacks::{FALLBACK_TTL, Fallbacks};
-pub(crate) use secure::secure;
+pub(crate) use secure::{SecureError, secure};
 use turns::Turns;
 
 /// For so long, at most, a login of a newer protocol than 3.0 may take.

@@ -279,6 +279,28 @@ mod beyond_pgbouncer {
     /// With `prefer`, which is the default, nothing is verified; the key of a cancel request goes
     /// no other way than the query.
     #[test]
+    fn cancel_requests_are_encrypted_though_nothing_else_must_be() {
+        let pg = Postgres::with_tls("site");
+        let bouncer = start_towards(&pg, "localhost", "prefer");
+        let mut client = bouncer.client();
+        client.send(&msg::query("select pg_sleep(60)"));
+        let asleep = "select 1 from pg_stat_activity where usename = 'app' and wait_event = 'PgSleep'";
+        wait_until("it sleeps", PATIENCE, || !pg.sql(asleep).is_empty());
+        let switch = |to: &str| {
+            pg.sql(&format!("alter system set ssl = {to}"));
+            pg.sql("select pg_reload_conf()");
+            wait_until("it is switched", PATIENCE, || pg.sql("show ssl")[0][0].as_deref() == Some(to));
+        };
+        switch("off");
+        let cancel = |client: &Wire| Wire::tcp(bouncer.port).send(&client.cancel_packet());
+        cancel(&client);
+        bouncer.wait_log("failed to send cancel request: server refused SSL");
+        switch("on");
+        cancel(&client);
+        assert_eq!(client.answer_of_query().unwrap_err().code, "57014");
+    }
+
+    #[test]
     fn cancel_requests_are_encrypted_like_their_connection() {
         let pg = Postgres::with_tls("site");
         // Without TLS nobody gets in any more, nor does a cancel request.

@@ -314,6 +314,11 @@ impl Dialer {
         matches!(self.sslmode, SslMode::Require | SslMode::VerifyCa | SslMode::VerifyFull)
     }
 
+    /// Servers are asked for TLS.
+    pub(crate) fn is_used(&self) -> bool {
+        self.config.is_some()
+    }
+
     /// Connections made by the one could have been made by the other.
     pub(crate) fn is_like(&self, other: &Dialer) -> bool {
         self.essence == other.essence
