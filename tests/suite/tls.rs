@@ -391,6 +391,21 @@ fn ciphertext_in_pieces() {
     }
 }
 
+#[test]
+fn short_records_behind_full_ones() {
+    let bouncer = start("require");
+    let tunnel = Tunnel::start(bouncer.port, Through::default());
+    let mut client = Wire::tcp(tunnel.port);
+    client.login("app", "app", "", &[]).expect("log in");
+    // Answers of a full record and a short one each, which pile up unread.
+    for _ in 0..200 {
+        client.send(&msg::query("select repeat('z', 16500)"));
+    }
+    for _ in 0..200 {
+        client.expect("TDCZ");
+    }
+}
+
 fn server_tls(bouncer: &Bouncer) -> String {
     let servers = bouncer.show("SERVERS");
     servers.iter().find(|row| row["database"] == "app").expect("a server")["tls"].clone()

@@ -170,22 +170,20 @@ fn tunnel(mut near: TcpStream, to: u16, config: Arc<ClientConfig>, through: &Thr
     while tls.lock().expect("tls").is_handshaking() {
         let out = take_out(&tls);
         send(&mut far, &out, piece)?;
-        if tls.lock().expect("tls").is_handshaking() && !take_in(&tls, &mut far)? {
+        let mut plain = Vec::new();
+        if tls.lock().expect("tls").is_handshaking() && !take_in(&tls, &mut far, &mut plain)? {
             return near.shutdown(Shutdown::Both);
         }
+        near.write_all(&plain)?;
     }
     let out = take_out(&tls);
     send(&mut far, &out, piece)?;
     let (inward, mut far_in, mut near_in) = (Arc::clone(&tls), far.try_clone()?, near.try_clone()?);
     thread::spawn(move || {
-        let mut plain = Vec::new();
         loop {
-            plain.clear();
-            // What is left of a connection that has ended is empty.
-            let _ = inward.lock().expect("tls").reader().read_to_end(&mut plain);
-            let done = near_in.write_all(&plain);
-            if done.is_err() || !take_in(&inward, &mut far_in).unwrap_or(false) {
-                let _ = inward.lock().expect("tls").reader().read_to_end(&mut plain);
+            let mut plain = Vec::new();
+            let is_open = take_in(&inward, &mut far_in, &mut plain).unwrap_or(false);
+            if near_in.write_all(&plain).is_err() || !is_open {
                 return near_in.shutdown(Shutdown::Both);
             }
         }
@@ -208,8 +206,8 @@ fn tunnel(mut near: TcpStream, to: u16, config: Arc<ClientConfig>, through: &Thr
     }
 }
 
-/// Reads once; false at the end.
-fn take_in(tls: &Mutex<ClientConnection>, far: &mut TcpStream) -> std::io::Result<bool> {
+/// Reads once, and adds what comes of it to `plain`; false at the end.
+fn take_in(tls: &Mutex<ClientConnection>, far: &mut TcpStream, plain: &mut Vec<u8>) -> std::io::Result<bool> {
     let mut chunk = [0; 16 * 1024];
     let n = far.read(&mut chunk)?;
     let mut rest = &chunk[..n];
@@ -217,6 +215,8 @@ fn take_in(tls: &Mutex<ClientConnection>, far: &mut TcpStream) -> std::io::Resul
     while !rest.is_empty() {
         tls.read_tls(&mut rest)?;
         tls.process_new_packets().map_err(std::io::Error::other)?;
+        // At once: it takes no more than a record of it. Of what there is not yet it says so.
+        let _ = tls.reader().read_to_end(plain);
     }
     Ok(n > 0)
 }
