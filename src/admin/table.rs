@@ -94,7 +94,12 @@ where
 
 /// A moment of the process clock, as `2026-11-21 09:18:14 UTC` in the system's time zone.
 pub(super) fn timestamp(at_us: u64) -> String {
-    timestamp_in(clock::unix_us(at_us), TimeZone::system())
+    unix_timestamp(clock::unix_us(at_us))
+}
+
+/// The same of a moment by the calendar's clock.
+pub(super) fn unix_timestamp(unix_us: u64) -> String {
+    timestamp_in(unix_us, TimeZone::system())
 }
 
 fn timestamp_in(unix_us: u64, zone: TimeZone) -> String {

@@ -271,6 +271,9 @@ async fn startup(pools: &Arc<Pools>, config: &Config, stream: &mut Stream, who: 
         };
         let (tls, is_direct) = early.map_err(|e| failed(&e))?;
         stream.start_tls(tls, Some(&pools.control)).await.map_err(|e| failed(&e))?;
+        if stream.tls().is_some_and(|tls| tls.lock().is_resumed()) {
+            who.log_at(Level::Debug, format_args!("TLS session resumed"));
+        }
         if is_direct && !stream.tls().is_some_and(|tls| tls.lock().has_alpn()) {
             // PostgreSQL's words.
             return Err(failed(&"received direct SSL connection request without ALPN protocol negotiation extension"));

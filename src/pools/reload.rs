@@ -11,8 +11,7 @@ impl Pools {
     /// Puts `config` in force: pools grow and shrink in place, changed databases get new
     /// servers, removed ones lose theirs. Returns what changed, for the log.
     pub(crate) fn reload(self: &Arc<Self>, config: Arc<Config>, tls: Arc<TlsSetup>) -> Vec<String> {
-        let old_tls =
-            std::mem::replace(&mut *self.tls.write().unwrap_or_else(PoisonError::into_inner), Arc::clone(&tls));
+        let old_tls = self.renew_tls(Arc::clone(&tls));
         let old =
             std::mem::replace(&mut *self.config.write().unwrap_or_else(PoisonError::into_inner), Arc::clone(&config));
         let mut changes = Vec::new();
@@ -50,6 +49,11 @@ impl Pools {
             pool.launch();
         }
         changes
+    }
+
+    /// Puts `tls` in force for new connections, and returns what was.
+    pub(crate) fn renew_tls(&self, tls: Arc<TlsSetup>) -> Arc<TlsSetup> {
+        std::mem::replace(&mut *self.tls.write().unwrap_or_else(PoisonError::into_inner), tls)
     }
 
     /// Clients of a removed database are told when they next need a server.

@@ -330,6 +330,9 @@ impl<'a> Attempt<'a> {
         {
             log_at!(Log, "{} SSL established: {description}", self.prefix);
         }
+        if stream.tls().is_some_and(|tls| tls.lock().is_resumed()) {
+            log_at!(Debug, "{} TLS session resumed", self.prefix);
+        }
     }
 
     /// A login that can be tried once more, in the oldest protocol, leaves half of the time for that.

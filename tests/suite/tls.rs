@@ -1,5 +1,10 @@
 //! TLS: of clients, towards servers, and what is tried against it.
 
+mod certificates;
+mod direct;
+mod refusals;
+mod resumption;
+
 use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::process::{Command, Output};

@@ -350,6 +350,11 @@ impl Bouncer {
         wait_until(&format!("{text:?} in the log"), PATIENCE, || self.log().contains(text));
     }
 
+    /// How many lines of the log have this in them.
+    pub(crate) fn logged(&self, text: &str) -> usize {
+        self.log().lines().filter(|line| line.contains(text)).count()
+    }
+
     pub(crate) fn signal(&self, name: &str) {
         process::signal(self.pid(), name);
     }

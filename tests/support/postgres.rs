@@ -85,14 +85,20 @@ fn initialised(bindir: &Path) -> PathBuf {
     dir
 }
 
-/// Further versions of PostgreSQL, where the account that runs their programs may read them: what
-/// is installed may be in somebody's home directory.
-static VERSIONS: LazyLock<PathBuf> = LazyLock::new(|| {
-    let (from, copy) = (installed("postgres"), scratch_dir("programs"));
+/// Further versions of PostgreSQL.
+static VERSIONS: LazyLock<PathBuf> = LazyLock::new(|| readable("postgres").join("versions"));
+
+/// Version 18 as it is built with TLS.
+static WITH_TLS: LazyLock<PathBuf> = LazyLock::new(|| readable("postgres_tls"));
+
+/// A copy where the account that runs the programs may read them: what is installed may be in
+/// somebody's home directory.
+fn readable(name: &str) -> PathBuf {
+    let (from, copy) = (installed(name), scratch_dir("programs"));
     let copied = Command::new("cp").args(["-R", "-T"]).args([&from, &copy]).status();
     assert!(copied.expect("run cp").success(), "copy {}", from.display());
-    copy.join("versions")
-});
+    copy
+}
 
 /// A child that dies with its thread needs a thread that lives as long as the process.
 fn lasting(start: fn() -> Postgres) -> Postgres {
@@ -148,8 +154,16 @@ impl Postgres {
         pg
     }
 
+    /// A server of version 18 for one test, which may turn TLS on.
+    pub(crate) fn dedicated_18() -> Postgres {
+        Postgres::of(WITH_TLS.join("bin"))
+    }
+
     fn of_version(version: &str) -> Postgres {
-        let bindir = VERSIONS.join(version).join("bin");
+        Postgres::of(VERSIONS.join(version).join("bin"))
+    }
+
+    fn of(bindir: PathBuf) -> Postgres {
         let pg = Postgres::on(initialised(&bindir), bindir);
         pg.sql(ROLES);
         pg

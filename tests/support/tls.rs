@@ -3,12 +3,13 @@
 use std::io::{Read, Write};
 use std::net::{Shutdown, TcpListener, TcpStream};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock, Mutex};
 use std::thread;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore};
+use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
 
 use super::messages as msg;
 use super::postgres::Postgres;
@@ -92,6 +93,13 @@ impl Postgres {
         pg
     }
 
+    /// The same of version 18, which takes TLS without being asked before.
+    pub(crate) fn with_tls_18(name: &str) -> Postgres {
+        let pg = Postgres::dedicated_18();
+        pg.set_tls(name);
+        pg
+    }
+
     pub(crate) fn set_tls(&self, name: &str) {
         self.sql(&format!("alter system set ssl_cert_file = '{}'", certificate(name)));
         self.sql(&format!("alter system set ssl_key_file = '{}'", key(name)));
@@ -105,9 +113,32 @@ impl Postgres {
     }
 }
 
-/// Speaks TLS for clients that do not: what connects to `port` comes out at the other end.
+/// A user's certificate of version 3 by `ca` that is good for this many seconds from now, and its key.
+pub(crate) fn good_for(user: &str, secs: i64) -> (String, String) {
+    let dir = scratch_dir("user");
+    let conf = "[ca]\ndefault_ca = this\n[this]\nnew_certs_dir = .\ndatabase = index\nrand_serial = yes\n\
+                default_md = sha256\npolicy = any\nx509_extensions = user\n\
+                [any]\ncommonName = supplied\n[user]\nbasicConstraints = CA:FALSE\n";
+    for (name, text) in [("conf", conf), ("index", "")] {
+        std::fs::write(dir.join(name), text).expect("write what openssl asks for");
+        open_to_all(&dir.join(name), 0o666);
+    }
+    openssl(&dir, &["req", "-subj", &format!("/CN={user}"), "-out", "csr"], "user");
+    let now = jiff::Timestamp::now();
+    let time = |secs: i64| (now + jiff::SignedDuration::from_secs(secs)).strftime("%Y%m%d%H%M%SZ").to_string();
+    let (from, to, ca, ca_key) = (time(-3600), time(secs), certificate("ca"), key("ca"));
+    let mut args = vec!["ca", "-batch", "-config", "conf", "-in", "csr", "-out", "user.crt", "-notext"];
+    args.extend(["-cert", &ca, "-keyfile", &ca_key, "-startdate", &from, "-enddate", &to]);
+    run(&dir, &args);
+    let path = |name: &str| dir.join(name).display().to_string();
+    (path("user.crt"), path("user.key"))
+}
+
+/// Speaks TLS for clients that do not: what connects to `port` comes out at the other end. Its
+/// sessions are resumed where the other end is willing.
 pub(crate) struct Tunnel {
     pub(crate) port: u16,
+    resumed: Arc<AtomicUsize>,
 }
 
 #[derive(Clone, Default)]
@@ -117,19 +148,23 @@ pub(crate) struct Through {
     pub(crate) alpn: Option<&'static str>,
     /// So many bytes at a time; 0: all at once.
     pub(crate) piece: usize,
-    /// A client certificate.
-    pub(crate) name: Option<&'static str>,
+    /// A client certificate and its key, in files.
+    pub(crate) pair: Option<(String, String)>,
+    /// No newer version.
+    pub(crate) is_tls12: bool,
 }
 
-fn config(through: &Through) -> ClientConfig {
+/// A client that trusts `ca`.
+pub(crate) fn config(through: &Through) -> ClientConfig {
     let mut roots = RootCertStore::empty();
     roots.add(CertificateDer::from_pem_file(certificate("ca")).expect("the CA")).expect("a CA");
-    let builder = ClientConfig::builder().with_root_certificates(roots);
-    let mut config = match through.name {
+    let versions = if through.is_tls12 { &[&rustls::version::TLS12][..] } else { rustls::ALL_VERSIONS };
+    let builder = ClientConfig::builder_with_protocol_versions(versions).with_root_certificates(roots);
+    let mut config = match &through.pair {
         None => builder.with_no_client_auth(),
-        Some(name) => {
-            let chain = vec![CertificateDer::from_pem_file(certificate(name)).expect("a certificate")];
-            let key = PrivateKeyDer::from_pem_file(key(name)).expect("a key");
+        Some((certificate, key)) => {
+            let chain = vec![CertificateDer::from_pem_file(certificate).expect("a certificate")];
+            let key = PrivateKeyDer::from_pem_file(key).expect("a key");
             builder.with_client_auth_cert(chain, key).expect("a pair")
         }
     };
@@ -142,18 +177,31 @@ impl Tunnel {
         let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
         let port = listener.local_addr().expect("an address").port();
         let config = Arc::new(config(&through));
+        let resumed = Arc::new(AtomicUsize::new(0));
+        let count = Arc::clone(&resumed);
         thread::spawn(move || {
             for near in listener.incoming().flatten() {
-                let (config, through) = (Arc::clone(&config), through.clone());
+                let (config, through, count) = (Arc::clone(&config), through.clone(), Arc::clone(&count));
                 // Whatever goes wrong, the client sees its connection closed.
-                thread::spawn(move || tunnel(near, to, config, &through));
+                thread::spawn(move || tunnel(near, to, config, &through, &count));
             }
         });
-        Tunnel { port }
+        Tunnel { port, resumed }
+    }
+
+    /// How many handshakes were short ones.
+    pub(crate) fn resumed(&self) -> usize {
+        self.resumed.load(Ordering::SeqCst)
     }
 }
 
-fn tunnel(mut near: TcpStream, to: u16, config: Arc<ClientConfig>, through: &Through) -> std::io::Result<()> {
+fn tunnel(
+    mut near: TcpStream,
+    to: u16,
+    config: Arc<ClientConfig>,
+    through: &Through,
+    resumed: &AtomicUsize,
+) -> std::io::Result<()> {
     let mut far = TcpStream::connect(("127.0.0.1", to))?;
     far.set_nodelay(true)?;
     near.set_nodelay(true)?;
@@ -175,6 +223,9 @@ fn tunnel(mut near: TcpStream, to: u16, config: Arc<ClientConfig>, through: &Thr
             return near.shutdown(Shutdown::Both);
         }
         near.write_all(&plain)?;
+    }
+    if tls.lock().expect("tls").handshake_kind() == Some(HandshakeKind::Resumed) {
+        resumed.fetch_add(1, Ordering::SeqCst);
     }
     let out = take_out(&tls);
     send(&mut far, &out, piece)?;

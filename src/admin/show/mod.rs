@@ -1,6 +1,7 @@
 //! SHOW: what the process knows of itself.
 
 mod cancels;
+mod certificates;
 mod clients;
 mod config;
 mod databases;
@@ -37,6 +38,7 @@ pub(super) fn show(console: &Console, what: &str) -> Option<Vec<u8>> {
 fn table(console: &Console, what: &str) -> Option<Table> {
     let Console { pools, stats, .. } = console;
     Some(match what {
+        "certificates" => certificates::show(pools),
         "clients" => clients::show(pools),
         "config" => config::show(pools),
         "databases" => databases::show(pools),

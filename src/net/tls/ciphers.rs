@@ -179,15 +179,23 @@ fn tls13_names(list: &str) -> Result<Vec<CipherSuite>, Why> {
     Ok(suites)
 }
 
-/// The suites for both settings, in their order, those of TLS 1.3 first. Without a list for TLS 1.3: all.
-pub(super) fn suites(tls12: &str, tls13: Option<&str>) -> Result<Vec<SupportedCipherSuite>, Why> {
-    let of_13 = match tls13.filter(|list| !list.is_empty()) {
+fn known(suites: Vec<CipherSuite>) -> Vec<SupportedCipherSuite> {
+    let known = |suite: CipherSuite| ring::ALL_CIPHER_SUITES.iter().find(|known| known.suite() == suite).copied();
+    suites.into_iter().filter_map(known).collect()
+}
+
+/// The suites for TLS 1.2, in their order.
+pub(super) fn tls12(list: &str) -> Result<Vec<SupportedCipherSuite>, Why> {
+    tls12_names(if list.is_empty() { "default" } else { list }).map(known)
+}
+
+/// The suites for TLS 1.3, in their order. Without a list: all.
+pub(super) fn tls13(list: Option<&str>) -> Result<Vec<SupportedCipherSuite>, Why> {
+    let suites = match list.filter(|list| !list.is_empty()) {
         Some(list) => tls13_names(list)?,
         None => TLS13.iter().map(|(suite, _)| *suite).collect(),
     };
-    let of_12 = tls12_names(if tls12.is_empty() { "default" } else { tls12 })?;
-    let known = |suite: CipherSuite| ring::ALL_CIPHER_SUITES.iter().find(|known| known.suite() == suite).copied();
-    Ok(of_13.into_iter().chain(of_12).filter_map(known).collect())
+    Ok(known(suites))
 }
 
 /// Reads `client_tls_ecdhcurve`: `auto`, or curves by name between colons.
@@ -244,15 +252,16 @@ mod tests {
 
     #[test]
     fn suites_of_both_versions() {
-        let of =
-            |tls12, tls13| suites(tls12, tls13).unwrap().iter().map(|s| openssl_name(s.suite())).collect::<Vec<_>>();
-        assert_eq!(of("default", None).len(), 9);
-        assert_eq!(
-            of("CHACHA20+aRSA", Some("TLS_AES_128_CCM_SHA256:TLS_CHACHA20_POLY1305_SHA256")),
-            ["TLS_CHACHA20_POLY1305_SHA256", "ECDHE-RSA-CHACHA20-POLY1305"]
-        );
+        let names = |suites: Vec<SupportedCipherSuite>| {
+            suites.iter().map(|suite| openssl_name(suite.suite())).collect::<Vec<_>>()
+        };
+        assert_eq!((tls12("").unwrap().len(), tls12("default").unwrap().len()), (6, 6));
+        assert_eq!((tls13(None).unwrap().len(), tls13(Some("")).unwrap().len()), (3, 3));
+        assert_eq!(names(tls12("CHACHA20+aRSA").unwrap()), ["ECDHE-RSA-CHACHA20-POLY1305"]);
+        let list = "TLS_AES_128_CCM_SHA256:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_256_GCM_SHA384";
+        assert_eq!(names(tls13(Some(list)).unwrap()), ["TLS_CHACHA20_POLY1305_SHA256", "TLS_AES_256_GCM_SHA384"]);
         for bad in ["unknown", "TLS_AES_128_CCM_SHA256", "TLS_AES_256_GCM_SHA384:x"] {
-            assert!(suites("", Some(bad)).unwrap_err().starts_with("failed to set the TLSv1.3 cipher suites"));
+            assert!(tls13(Some(bad)).unwrap_err().starts_with("failed to set the TLSv1.3 cipher suites"));
         }
     }
 

@@ -6,12 +6,13 @@
 use std::fmt;
 
 use rustls::client::UnbufferedClientConnection;
-use rustls::pki_types::CertificateDer;
+use rustls::pki_types::{CertificateDer, UnixTime};
 use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
-use rustls::{CommonState, ProtocolVersion};
+use rustls::{CommonState, HandshakeKind, PeerIncompatible, ProtocolVersion};
 
 use super::ciphers;
+use super::verify::Recheck;
 
 /// The longest record on the wire: header, 16 KB of text, and what encryption adds.
 pub(crate) const RECORD_LEN_MAX: usize = 5 + 16 * 1024 + 2048;
@@ -34,6 +35,18 @@ impl fmt::Display for TlsError {
             // OpenSSL's words, which people look for in logs.
             TlsError::Protocol(rustls::Error::InvalidCertificate(error)) => {
                 write!(f, "certificate verify failed: {error}")
+            }
+            TlsError::Protocol(rustls::Error::PeerIncompatible(
+                // The last of them every hello of a newer version has.
+                error @ (PeerIncompatible::Tls12NotOffered
+                | PeerIncompatible::Tls12NotOfferedOrEnabled
+                | PeerIncompatible::ServerDoesNotSupportTls12Or13
+                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig
+                | PeerIncompatible::SupportedVersionsExtensionRequired
+                | PeerIncompatible::SignatureAlgorithmsExtensionRequired),
+            )) => write!(f, "unsupported protocol: {error:?}"),
+            TlsError::Protocol(rustls::Error::PeerIncompatible(PeerIncompatible::NoCipherSuitesInCommon)) => {
+                f.write_str("no shared cipher")
             }
             TlsError::Protocol(error) => error.fmt(f),
             TlsError::Ended => f.write_str("the connection has ended"),
@@ -79,6 +92,8 @@ pub(crate) struct Tls {
     is_ended: bool,
     /// We have said that we send no more, or an error has come: nothing works any more.
     is_over: bool,
+    /// Until the handshake is over. `None` also where peers are not asked for certificates.
+    recheck: Option<Recheck>,
 }
 
 /// Keys are nobody's business.
@@ -200,15 +215,15 @@ fn encrypt<D>(mut traffic: WriteTraffic<'_, D>, text: &[u8], out: &mut Vec<u8>) 
 
 impl Tls {
     /// `early` is what was read of the connection already.
-    pub(in crate::net) fn server(connection: UnbufferedServerConnection, early: &[u8]) -> Tls {
-        Tls::new(Side::Server(connection), early)
+    pub(super) fn server(connection: UnbufferedServerConnection, early: &[u8], recheck: Option<Recheck>) -> Tls {
+        Tls::new(Side::Server(connection), early, recheck)
     }
 
-    pub(in crate::net) fn client(connection: UnbufferedClientConnection) -> Tls {
-        Tls::new(Side::Client(connection), &[])
+    pub(super) fn client(connection: UnbufferedClientConnection, recheck: Recheck) -> Tls {
+        Tls::new(Side::Client(connection), &[], Some(recheck))
     }
 
-    fn new(side: Side, early: &[u8]) -> Tls {
+    fn new(side: Side, early: &[u8], recheck: Option<Recheck>) -> Tls {
         Tls {
             side,
             partial: early.to_vec(),
@@ -217,6 +232,7 @@ impl Tls {
             out: Vec::new(),
             is_ended: false,
             is_over: false,
+            recheck,
         }
     }
 
@@ -296,7 +312,18 @@ impl Tls {
         }
         let (_, phase) = ran?;
         self.keep(&input[at..]);
+        if phase == Phase::Traffic && self.is_resumed() {
+            self.recheck(UnixTime::now())?;
+        }
         Ok(phase)
+    }
+
+    /// Looks at the peer of a resumed session as if it had just shown its certificate.
+    fn recheck(&mut self, now: UnixTime) -> Result<(), TlsError> {
+        let Some(recheck) = self.recheck.take() else { return Ok(()) };
+        let checked = recheck.check(self.common().peer_certificates(), now);
+        self.is_over |= checked.is_err();
+        Ok(checked?)
     }
 
     fn keep(&mut self, rest: &[u8]) {
@@ -365,8 +392,14 @@ impl Tls {
 
     /// The handshake is over: gives back what it needed.
     pub(in crate::net) fn settle(&mut self) {
+        self.recheck = None;
         self.out.shrink_to_fit();
         self.partial.shrink_to_fit();
+    }
+
+    /// The handshake was a short one, with keys from an earlier connection.
+    pub(crate) fn is_resumed(&self) -> bool {
+        self.common().handshake_kind() == Some(HandshakeKind::Resumed)
     }
 
     /// ALPN agreed on a protocol; there is only ours.
@@ -385,11 +418,11 @@ impl Tls {
         let suite = common.negotiated_cipher_suite().map_or("-", |suite| ciphers::openssl_name(suite.suite()));
         match common.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => format!("TLSv1.3/{suite}"),
-            _ => {
-                let group =
-                    common.negotiated_key_exchange_group().map_or("-", |group| ciphers::group_name(group.name()));
-                format!("TLSv1.2/{suite}/ECDH={group}")
-            }
+            _ => match common.negotiated_key_exchange_group() {
+                Some(group) => format!("TLSv1.2/{suite}/ECDH={}", ciphers::group_name(group.name())),
+                // A resumed session exchanges no keys.
+                None => format!("TLSv1.2/{suite}"),
+            },
         }
     }
 }
@@ -430,7 +463,7 @@ mod tests {
         ] {
             settings.set(key, value).unwrap();
         }
-        let setup = TlsSetup::new(&settings, |warning| panic!("{warning}")).unwrap();
+        let setup = TlsSetup::new(&settings, None, |warning| panic!("{warning}")).unwrap();
         std::fs::remove_dir_all(dir).unwrap();
         setup
     }

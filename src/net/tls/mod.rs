@@ -2,7 +2,11 @@
 
 mod ciphers;
 mod conn;
+mod dn;
+mod expiry;
+mod files;
 mod setup;
+mod side;
 mod verify;
 mod x509;
 
@@ -10,6 +14,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use conn::{Phase, RECORD_LEN_MAX};
 pub(crate) use conn::{Tls, TlsError};
+pub(crate) use expiry::Listed;
+pub(crate) use files::Stamps;
 pub(crate) use setup::{Dialer, SetupError, TlsSetup};
 
 /// A connection's TLS, for its stream, which reads, and for the lane that sends to it. Both are

@@ -1,31 +1,33 @@
 //! From settings and files to what connections are made with. All or nothing.
 
 use std::fmt;
-use std::io;
-use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use pgweir_config::{Settings, SslMode};
-use ring::digest::{Context, SHA256};
+use pgweir_config::{Settings, SslMode, SslNegotiation};
 use rustls::client::{Resumption, UnbufferedClientConnection};
-use rustls::crypto::{CryptoProvider, ring as provider};
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::crypto::ring as provider;
+use rustls::pki_types::{ServerName, UnixTime};
 use rustls::server::{NoServerSessionStorage, UnbufferedServerConnection};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+use rustls::sign::SingleCertAndKey;
+use rustls::{ClientConfig, ServerConfig};
 
-use super::ciphers;
 use super::conn::{Tls, TlsError};
-use super::verify::{Authorities, ClientVerifier, Demand, ServerVerifier};
-use super::x509::Certificate;
+use super::expiry::{self, Listed};
+use super::files::Stamps;
+use super::side::{Essence, Side};
+use super::verify::{ClientVerifier, Demand, Recheck, ServerVerifier};
 
 /// What we and PostgreSQL 17 call the protocol inside TLS.
 const ALPN: &[u8] = b"postgresql";
 
+/// Servers whose sessions are kept, with up to eight of TLS 1.3 each.
+const RESUMABLE_SERVERS: usize = 256;
+
+const OLD_VERSIONS: &str = "TLS 1.2 and 1.3 are all that is supported";
+
 /// Why the settings cannot be put in force, in a line.
 #[derive(Debug)]
-pub(crate) struct SetupError(String);
+pub(crate) struct SetupError(pub(super) String);
 
 impl fmt::Display for SetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -37,8 +39,12 @@ impl fmt::Display for SetupError {
 #[derive(Debug)]
 pub(crate) struct TlsSetup {
     /// `None`: clients get no TLS.
-    pub(crate) acceptor: Option<Acceptor>,
-    pub(crate) dialer: Dialer,
+    pub(crate) acceptor: Option<Arc<Acceptor>>,
+    pub(crate) dialer: Arc<Dialer>,
+    /// What is in the files that it was made of.
+    pub(crate) certificates: Vec<Listed>,
+    /// Of these files.
+    pub(crate) stamps: Stamps,
 }
 
 /// TLS for clients.
@@ -47,65 +53,57 @@ pub(crate) struct Acceptor {
     /// A client must use it.
     pub(crate) is_required: bool,
     config: Arc<ServerConfig>,
+    /// `None`: clients are not asked for certificates.
+    verifier: Option<Arc<ClientVerifier>>,
+    essence: Essence,
 }
 
 /// TLS towards servers.
 #[derive(Debug)]
 pub(crate) struct Dialer {
     sslmode: SslMode,
+    /// TLS from the first byte on, without asking.
+    pub(crate) is_direct: bool,
     /// `None`: it is not asked for.
-    config: Option<Arc<ClientConfig>>,
-    /// Hash of all that it was made of: connections made with another are to be made anew.
-    essence: [u8; 32],
-}
-
-/// The settings of one side, by the beginning of their names.
-struct Asked<'a> {
-    prefix: &'static str,
-    sslmode: SslMode,
-    protocols: &'a str,
-    ciphers: &'a str,
-    ciphers13: Option<&'a str>,
-    curves: &'a str,
-    key_file: Option<&'a Path>,
-    cert_file: Option<&'a Path>,
-    ca_file: Option<&'a Path>,
-}
-
-fn some(path: &Option<PathBuf>) -> Option<&Path> {
-    path.as_deref().filter(|path| !path.as_os_str().is_empty())
+    config: Option<(Arc<ClientConfig>, Arc<ServerVerifier>)>,
+    /// Connections made with another are to be made anew.
+    essence: Essence,
 }
 
 impl TlsSetup {
-    /// Reads the files, too. What is worth a warning goes to `warn`.
-    pub(crate) fn new(settings: &Settings, mut warn: impl FnMut(String)) -> Result<TlsSetup, SetupError> {
-        let clients = Asked {
-            prefix: "client_tls",
-            sslmode: settings.client_tls_sslmode,
-            protocols: &settings.client_tls_protocols,
-            ciphers: &settings.client_tls_ciphers,
-            ciphers13: settings.client_tls13_ciphers.as_deref(),
-            curves: &settings.client_tls_ecdhcurve,
-            key_file: some(&settings.client_tls_key_file),
-            cert_file: some(&settings.client_tls_cert_file),
-            ca_file: some(&settings.client_tls_ca_file),
+    /// Reads the files, too. Of the setup `before`, a side is kept as it is that would come to the
+    /// same, so that sessions can still be resumed. What is worth a warning goes to `warn`.
+    pub(crate) fn new(
+        settings: &Settings,
+        before: Option<&TlsSetup>,
+        mut warn: impl FnMut(String),
+    ) -> Result<TlsSetup, SetupError> {
+        let (clients, servers) = (Side::clients(settings), Side::servers(settings));
+        let acceptor = match before.and_then(|before| before.acceptor.as_ref()) {
+            _ if clients.sslmode == SslMode::Disable => None,
+            Some(same) if same.essence == clients.essence() => Some(Arc::clone(same)),
+            _ => Some(Arc::new(acceptor(&clients, &mut warn)?)),
         };
-        let servers = Asked {
-            prefix: "server_tls",
-            sslmode: settings.server_tls_sslmode,
-            protocols: &settings.server_tls_protocols,
-            ciphers: &settings.server_tls_ciphers,
-            ciphers13: settings.server_tls13_ciphers.as_deref(),
-            curves: "auto",
-            key_file: some(&settings.server_tls_key_file),
-            cert_file: some(&settings.server_tls_cert_file),
-            ca_file: some(&settings.server_tls_ca_file),
+        let dialer = match before.map(|before| &before.dialer) {
+            Some(same) if same.essence == servers.essence() => Arc::clone(same),
+            _ => Arc::new(dialer(&servers, &mut warn)?),
         };
-        let acceptor = match clients.sslmode {
-            SslMode::Disable => None,
-            _ => Some(clients.acceptor(&mut warn)?),
-        };
-        Ok(TlsSetup { acceptor, dialer: servers.dialer(&mut warn)? })
+        let mut certificates = clients.listed();
+        certificates.extend(servers.listed());
+        let stamps = Stamps::of(clients.files().chain(servers.files()));
+        Ok(TlsSetup { acceptor, dialer, certificates, stamps })
+    }
+
+    /// What an operator should know of the certificates: lines that stay the same as long as
+    /// nothing changes.
+    pub(crate) fn expiry_warnings(&self) -> Vec<String> {
+        expiry::warnings(&self.certificates, UnixTime::now().as_secs())
+    }
+
+    /// Whether clients get the same as from the other.
+    pub(crate) fn accepts_like(&self, other: &TlsSetup) -> bool {
+        let essence = |setup: &TlsSetup| setup.acceptor.as_ref().map(|acceptor| acceptor.essence);
+        essence(self) == essence(other)
     }
 }
 
@@ -114,197 +112,104 @@ impl TlsSetup {
     /// No TLS on either side.
     pub(crate) fn none() -> Arc<TlsSetup> {
         let settings = Settings { server_tls_sslmode: SslMode::Disable, ..Settings::default() };
-        Arc::new(TlsSetup::new(&settings, |_| ()).expect("no files to be read"))
+        Arc::new(TlsSetup::new(&settings, None, |_| ()).expect("no files to be read"))
     }
 }
 
-impl Asked<'_> {
-    fn error(&self, setting: &str, why: impl fmt::Display) -> SetupError {
-        SetupError(format!("{}_{setting}: {why}", self.prefix))
+fn acceptor(side: &Side<'_>, warn: &mut impl FnMut(String)) -> Result<Acceptor, SetupError> {
+    let versions = side.versions(warn)?;
+    if versions.is_empty() {
+        return Err(side.error("protocols", OLD_VERSIONS));
     }
-
-    fn demands_certificate(&self) -> bool {
-        matches!(self.sslmode, SslMode::VerifyCa | SslMode::VerifyFull)
+    let Some(key) = side.certified_key()? else {
+        return Err(SetupError(
+            "To allow TLS connections from clients, client_tls_key_file and client_tls_cert_file must be set."
+                .to_owned(),
+        ));
+    };
+    let authorities = side.authorities()?;
+    if authorities.is_none() && side.demands_certificate() {
+        return Err(SetupError("client_tls_sslmode requires client_tls_ca_file".to_owned()));
     }
+    let provider = Arc::new(side.provider()?);
+    let algorithms = provider.signature_verification_algorithms;
+    let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&versions);
+    let builder = builder.map_err(|e| side.error("protocols", e))?;
+    let is_mandatory = side.demands_certificate();
+    let verifier = authorities.map(|authorities| Arc::new(ClientVerifier { authorities, algorithms, is_mandatory }));
+    let builder = match &verifier {
+        Some(verifier) => builder.with_client_cert_verifier(Arc::<ClientVerifier>::clone(verifier)),
+        None => builder.with_no_client_auth(),
+    };
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    config.ignore_client_order = true;
+    // A ticket holds all that is needed to go on, a client's certificate included, under a key
+    // that goes with this setup and is replaced every six hours.
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.ticketer = provider::Ticketer::new().map_err(|e| SetupError(e.to_string()))?;
+    config.send_tls13_tickets = 1;
+    let (is_required, essence) = (side.is_required(), side.essence());
+    Ok(Acceptor { is_required, config: Arc::new(config), verifier, essence })
+}
 
-    fn is_required(&self) -> bool {
-        self.sslmode == SslMode::Require || self.demands_certificate()
+fn dialer(side: &Side<'_>, warn: &mut impl FnMut(String)) -> Result<Dialer, SetupError> {
+    let sslmode = side.sslmode;
+    let (is_direct, essence) = (side.sslnegotiation == SslNegotiation::Direct, side.essence());
+    if is_direct && !side.is_required() {
+        return Err(side.error(
+            "sslnegotiation",
+            format!(
+                "direct leaves no way back to plain TCP: server_tls_sslmode must be require or stricter, not {sslmode}"
+            ),
+        ));
     }
-
-    fn versions(&self, warn: &mut impl FnMut(String)) -> Result<Vec<&'static SupportedProtocolVersion>, SetupError> {
-        let asked = ciphers::versions(self.protocols).map_err(|why| self.error("protocols", why))?;
-        if asked.old && self.protocols != "all" {
-            let Asked { prefix, protocols, .. } = self;
-            warn(format!("{prefix}_protocols = {protocols}: TLS 1.0 and 1.1 are insecure and not supported"));
+    if sslmode == SslMode::Disable {
+        return Ok(Dialer { sslmode, is_direct, config: None, essence });
+    }
+    let versions = side.versions(warn)?;
+    if versions.is_empty() {
+        if side.is_required() {
+            return Err(side.error("protocols", OLD_VERSIONS));
         }
-        Ok(asked.supported())
+        warn(format!("server_tls_protocols: {OLD_VERSIONS}: servers are not asked for TLS"));
+        return Ok(Dialer { sslmode, is_direct, config: None, essence });
     }
-
-    fn provider(&self) -> Result<CryptoProvider, SetupError> {
-        let cipher_suites = ciphers::suites(self.ciphers, self.ciphers13).map_err(|why| self.error("ciphers", why))?;
-        let kx_groups = ciphers::groups(self.curves).map_err(|why| self.error("ecdhcurve", why))?;
-        Ok(CryptoProvider { cipher_suites, kx_groups, ..provider::default_provider() })
-    }
-
-    fn acceptor(&self, warn: &mut impl FnMut(String)) -> Result<Acceptor, SetupError> {
-        let versions = self.versions(warn)?;
-        if versions.is_empty() {
-            return Err(self.error("protocols", "TLS 1.2 and 1.3 are all that is supported"));
-        }
-        let Some(key) = self.key()? else {
+    let authorities = side.authorities()?;
+    let demand = match (sslmode, authorities) {
+        (SslMode::VerifyCa, Some(authorities)) => Demand::Authority(authorities),
+        (SslMode::VerifyFull, Some(authorities)) => Demand::Host(authorities),
+        (SslMode::VerifyCa | SslMode::VerifyFull, None) => {
             return Err(SetupError(
-                "To allow TLS connections from clients, client_tls_key_file and client_tls_cert_file must be set."
-                    .to_owned(),
+                "server_tls_sslmode requires server_tls_ca_file; it may be the system's list of authorities".to_owned(),
             ));
-        };
-        let authorities = self.authorities()?;
-        if authorities.is_none() && self.demands_certificate() {
-            return Err(SetupError("client_tls_sslmode requires client_tls_ca_file".to_owned()));
         }
-        let provider = Arc::new(self.provider()?);
-        let algorithms = provider.signature_verification_algorithms;
-        let builder = ServerConfig::builder_with_provider(provider).with_protocol_versions(&versions);
-        let builder = builder.map_err(|e| self.error("protocols", e))?;
-        let is_mandatory = self.demands_certificate();
-        let builder = match authorities {
-            Some(authorities) => {
-                builder.with_client_cert_verifier(Arc::new(ClientVerifier { authorities, algorithms, is_mandatory }))
-            }
-            None => builder.with_no_client_auth(),
-        };
-        let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        config.ignore_client_order = true;
-        // A ticket holds all that is needed to go on, under a key that goes with this setup.
-        config.session_storage = Arc::new(NoServerSessionStorage {});
-        config.ticketer = provider::Ticketer::new().map_err(|e| SetupError(e.to_string()))?;
-        config.send_tls13_tickets = 1;
-        Ok(Acceptor { is_required: self.is_required(), config: Arc::new(config) })
-    }
-
-    fn dialer(&self, warn: &mut impl FnMut(String)) -> Result<Dialer, SetupError> {
-        let Asked { sslmode, .. } = *self;
-        let essence = self.essence();
-        if sslmode == SslMode::Disable {
-            return Ok(Dialer { sslmode, config: None, essence });
-        }
-        let versions = self.versions(warn)?;
-        if versions.is_empty() {
-            let why = "TLS 1.2 and 1.3 are all that is supported";
-            if self.is_required() {
-                return Err(self.error("protocols", why));
-            }
-            warn(format!("server_tls_protocols: {why}: servers are not asked for TLS"));
-            return Ok(Dialer { sslmode, config: None, essence });
-        }
-        let authorities = self.authorities()?;
-        let demand = match (sslmode, authorities) {
-            (SslMode::VerifyCa, Some(authorities)) => Demand::Authority(authorities),
-            (SslMode::VerifyFull, Some(authorities)) => Demand::Host(authorities),
-            (SslMode::VerifyCa | SslMode::VerifyFull, None) => {
-                return Err(SetupError(
-                    "server_tls_sslmode requires server_tls_ca_file; it may be the system's list of authorities"
-                        .to_owned(),
-                ));
-            }
-            _ => Demand::Any,
-        };
-        let provider = Arc::new(self.provider()?);
-        let algorithms = provider.signature_verification_algorithms;
-        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions);
-        let builder = builder
-            .map_err(|e| self.error("protocols", e))?
-            .dangerous()
-            .with_custom_certificate_verifier(Arc::new(ServerVerifier { demand, algorithms }));
-        let mut config = match self.key()? {
-            Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
-            None => builder.with_no_client_auth(),
-        };
-        config.alpn_protocols = vec![ALPN.to_vec()];
-        // PostgreSQL resumes none.
-        config.resumption = Resumption::disabled();
-        Ok(Dialer { sslmode, config: Some(Arc::new(config)), essence })
-    }
-
-    /// The certificate with its key. `None`: none is set.
-    fn key(&self) -> Result<Option<CertifiedKey>, SetupError> {
-        let (key_file, cert_file) = match (self.key_file, self.cert_file) {
-            (None, None) => return Ok(None),
-            (Some(key_file), Some(cert_file)) => (key_file, cert_file),
-            (Some(_), None) => return Err(self.error("cert_file", "not set, but the key is")),
-            (None, Some(_)) => return Err(self.error("key_file", "not set, but the certificate is")),
-        };
-        let unreadable = |setting, path: &Path, e: pem::Error| {
-            let why = match e {
-                pem::Error::Io(e) => e.to_string(),
-                pem::Error::NoItemsFound => "no usable private key in it; one with a passphrase is not".to_owned(),
-                e => e.to_string(),
-            };
-            self.error(setting, format!("{}: {why}", path.display()))
-        };
-        let key = PrivateKeyDer::from_pem_file(key_file).map_err(|e| unreadable("key_file", key_file, e))?;
-        let key = provider::sign::any_supported_type(&key)
-            .map_err(|e| self.error("key_file", format!("{}: {e}", key_file.display())))?;
-        let certificates = self.certificates("cert_file", cert_file)?;
-        let ours = certificates.first().and_then(|der| Certificate::parse(der));
-        let Some(ours) = ours else {
-            return Err(self.error("cert_file", format!("{}: no certificate in it", cert_file.display())));
-        };
-        let public_key = key.public_key();
-        if public_key.is_some_and(|public_key| public_key.as_ref() != ours.public_key) {
-            let (key_file, cert_file) = (key_file.display(), cert_file.display());
-            return Err(self.error("key_file", format!("{key_file} is not the key of the certificate in {cert_file}")));
-        }
-        Ok(Some(CertifiedKey::new(certificates, key)))
-    }
-
-    fn authorities(&self) -> Result<Option<Authorities>, SetupError> {
-        let Some(path) = self.ca_file else { return Ok(None) };
-        let certificates = self.certificates("ca_file", path)?;
-        let authorities = if certificates.is_empty() { None } else { Authorities::new(certificates) };
-        match authorities {
-            Some(authorities) => Ok(Some(authorities)),
-            None => Err(self.error("ca_file", format!("{}: no usable certificate in it", path.display()))),
-        }
-    }
-
-    fn certificates(&self, setting: &str, path: &Path) -> Result<Vec<CertificateDer<'static>>, SetupError> {
-        let read = CertificateDer::pem_file_iter(path).and_then(Iterator::collect);
-        read.map_err(|e| {
-            let why = match e {
-                pem::Error::Io(e) => e.to_string(),
-                e => e.to_string(),
-            };
-            self.error(setting, format!("{}: {why}", path.display()))
-        })
-    }
-
-    fn essence(&self) -> [u8; 32] {
-        let mut hash = Context::new(&SHA256);
-        let mut add = |bytes: &[u8]| {
-            hash.update(&bytes.len().to_be_bytes());
-            hash.update(bytes);
-        };
-        add(self.sslmode.to_string().as_bytes());
-        if self.sslmode != SslMode::Disable {
-            add(self.protocols.as_bytes());
-            add(self.ciphers.as_bytes());
-            add(self.ciphers13.unwrap_or_default().as_bytes());
-            for file in [self.key_file, self.cert_file, self.ca_file] {
-                // What cannot be read is complained of elsewhere.
-                add(&file.map(std::fs::read).unwrap_or(Err(io::ErrorKind::NotFound.into())).unwrap_or_default());
-            }
-        }
-        let mut essence = [0; 32];
-        essence.copy_from_slice(hash.finish().as_ref());
-        essence
-    }
+        _ => Demand::Any,
+    };
+    let provider = Arc::new(side.provider()?);
+    let algorithms = provider.signature_verification_algorithms;
+    let verifier = Arc::new(ServerVerifier { demand, algorithms });
+    let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(&versions);
+    let builder = builder.map_err(|e| side.error("protocols", e))?.dangerous().with_custom_certificate_verifier(Arc::<
+        ServerVerifier,
+    >::clone(
+        &verifier,
+    ));
+    let mut config = match side.certified_key()? {
+        Some(key) => builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(key))),
+        None => builder.with_no_client_auth(),
+    };
+    config.alpn_protocols = vec![ALPN.to_vec()];
+    // PostgreSQL itself resumes none; poolers and proxies in front of it do.
+    config.resumption = Resumption::in_memory_sessions(RESUMABLE_SERVERS);
+    Ok(Dialer { sslmode, is_direct, config: Some((Arc::new(config), verifier)), essence })
 }
 
 impl Acceptor {
     /// A connection of which `early` was read already.
     pub(crate) fn begin(&self, early: &[u8]) -> Result<Tls, TlsError> {
-        Ok(Tls::server(UnbufferedServerConnection::new(Arc::clone(&self.config))?, early))
+        let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))?;
+        Ok(Tls::server(connection, early, self.verifier.clone().map(Recheck::Client)))
     }
 }
 
@@ -326,12 +231,15 @@ impl Dialer {
 
     /// A connection to `host`. `None`: TLS is not used.
     pub(crate) fn begin(&self, host: &str) -> Option<Result<Tls, TlsError>> {
-        let config = Arc::clone(self.config.as_ref()?);
+        let (config, verifier) = self.config.as_ref()?;
         let name = ServerName::try_from(host.to_owned()).or_else(|e| match self.sslmode {
             SslMode::VerifyFull => Err(TlsError::Protocol(rustls::Error::General(format!("{host}: {e}")))),
             // Nobody asks for the name, and none is sent for an address.
             _ => Ok(ServerName::IpAddress(std::net::Ipv4Addr::UNSPECIFIED.into())),
         });
-        Some(name.and_then(|name| Ok(Tls::client(UnbufferedClientConnection::new(config, name)?))))
+        Some(name.and_then(|name| {
+            let connection = UnbufferedClientConnection::new(Arc::clone(config), name.clone())?;
+            Ok(Tls::client(connection, Recheck::Server(Arc::clone(verifier), name)))
+        }))
     }
 }

@@ -350,5 +350,30 @@ impl ClientCertVerifier for ClientVerifier {
     }
 }
 
+/// Who checks the peer of a resumed session again: its certificate was good when the session was
+/// made, and need not be any more.
+#[derive(Debug)]
+pub(super) enum Recheck {
+    Client(Arc<ClientVerifier>),
+    Server(Arc<ServerVerifier>, ServerName<'static>),
+}
+
+impl Recheck {
+    /// `chain` is what the peer has shown in the first place, if anything.
+    pub(super) fn check(&self, chain: Option<&[CertificateDer<'_>]>, now: UnixTime) -> Result<(), Error> {
+        let leaf = chain.and_then(|chain| chain.split_first());
+        match (self, leaf) {
+            (Recheck::Client(verifier), None) if !verifier.is_mandatory => Ok(()),
+            (_, None) => Err(Error::NoCertificatesPresented),
+            (Recheck::Client(verifier), Some((leaf, between))) => {
+                verifier.verify_client_cert(leaf, between, now).map(|_| ())
+            }
+            (Recheck::Server(verifier, name), Some((leaf, between))) => {
+                verifier.verify_server_cert(leaf, between, name, &[], now).map(|_| ())
+            }
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests;

@@ -4,13 +4,15 @@
 
 use std::net::IpAddr;
 
-const SEQUENCE: u8 = 0x30;
-const SET: u8 = 0x31;
+use super::dn;
+
+pub(super) const SEQUENCE: u8 = 0x30;
+pub(super) const SET: u8 = 0x31;
 const BOOLEAN: u8 = 0x01;
 const INTEGER: u8 = 0x02;
 const BIT_STRING: u8 = 0x03;
 const OCTET_STRING: u8 = 0x04;
-const OID: u8 = 0x06;
+pub(super) const OID: u8 = 0x06;
 const UTC_TIME: u8 = 0x17;
 const GENERALIZED_TIME: u8 = 0x18;
 const VERSION: u8 = 0xa0;
@@ -38,6 +40,8 @@ pub(super) struct Certificate<'a> {
     /// What is signed.
     pub(super) tbs: &'a [u8],
     pub(super) is_v1: bool,
+    /// The content of the integer.
+    pub(super) serial: &'a [u8],
     pub(super) issuer: &'a [u8],
     /// Seconds since 1970, both included.
     pub(super) valid: (u64, u64),
@@ -50,11 +54,11 @@ pub(super) struct Certificate<'a> {
 }
 
 /// Takes elements off the front of DER.
-struct Der<'a>(&'a [u8]);
+pub(super) struct Der<'a>(pub(super) &'a [u8]);
 
 impl<'a> Der<'a> {
     /// The next element: its tag, its content, and the whole of it.
-    fn next(&mut self) -> Option<(u8, &'a [u8], &'a [u8])> {
+    pub(super) fn next(&mut self) -> Option<(u8, &'a [u8], &'a [u8])> {
         let [tag, first, ..] = *self.0 else { return None };
         let (head, len) = match first {
             0..=0x7f => (2, usize::from(first)),
@@ -71,7 +75,7 @@ impl<'a> Der<'a> {
     }
 
     /// The content of the next element, which must be of this kind.
-    fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
+    pub(super) fn take(&mut self, tag: u8) -> Option<&'a [u8]> {
         self.next().filter(|next| next.0 == tag).map(|next| next.1)
     }
 
@@ -90,7 +94,7 @@ impl<'a> Certificate<'a> {
         let signature = outer.take(BIT_STRING)?.strip_prefix(&[0])?;
         let mut fields = Der(fields);
         let is_v1 = fields.take_if(VERSION).is_none();
-        fields.take(INTEGER)?;
+        let serial = fields.take(INTEGER)?;
         // It is signed and must be the one that is used.
         fields.take(SEQUENCE).filter(|inner| *inner == algorithm)?;
         let issuer = fields.take(SEQUENCE)?;
@@ -104,7 +108,7 @@ impl<'a> Certificate<'a> {
                 extensions = Der(content).take(SEQUENCE)?;
             }
         }
-        Some(Certificate { tbs, is_v1, issuer, valid, subject, public_key, extensions, algorithm, signature })
+        Some(Certificate { tbs, is_v1, serial, issuer, valid, subject, public_key, extensions, algorithm, signature })
     }
 
     /// The subject's first common name; `None` also where it is not text.
@@ -121,6 +125,14 @@ impl<'a> Certificate<'a> {
             }
         }
         None
+    }
+
+    pub(super) fn subject_text(&self) -> String {
+        dn::text(self.subject)
+    }
+
+    pub(super) fn issuer_text(&self) -> String {
+        dn::text(self.issuer)
     }
 
     /// What an extension holds, without the sequence that it is.
@@ -287,6 +299,7 @@ mod tests {
         assert_eq!((parsed.issuer, parsed.signature), (&b"issuer"[..], &b"signature"[..]));
         assert_eq!(parsed.valid, (0, 1_709_251_199));
         assert_eq!(parsed.common_name(), Some("alice"));
+        assert_eq!((parsed.subject_text().as_str(), parsed.serial), ("/CN=alice", &[7][..]));
         assert!(!Certificate::parse(&certificate("x", &[(DNS_NAME, b"y")])).unwrap().is_v1);
     }
 
@@ -301,6 +314,8 @@ mod tests {
                 if let Some(parsed) = Certificate::parse(&other) {
                     parsed.is_of_host("a.example.org", true);
                     parsed.is_of_user("alice");
+                    parsed.subject_text();
+                    parsed.issuer_text();
                 }
             }
         }

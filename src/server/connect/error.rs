@@ -97,9 +97,10 @@ impl ConnectError {
             ConnectError::Tls { error, .. } => match error {
                 SecureError::Io(_) => "server conn crashed?",
                 SecureError::Refused => "server refused SSL",
-                SecureError::BadAnswer(_) => "bad sslreq answer",
+                SecureError::BadAnswer(_) | SecureError::ErrorAnswer(_) => "bad sslreq answer",
                 SecureError::Smuggled => "received unencrypted data after SSL response",
                 SecureError::Setup(_) | SecureError::Handshake(_) => "TLS startup failed",
+                SecureError::DirectHandshake(_) | SecureError::NoAlpn => "TLS startup failed",
             },
             ConnectError::Timeout(_) => "connect timeout",
             ConnectError::Query(_) => "connect_query failed",
@@ -176,6 +177,11 @@ impl ConnectError {
                 SecureError::Setup(_) | SecureError::Handshake(_) => {
                     "check the server's certificate and log, and the server_tls_* settings"
                 }
+                SecureError::DirectHandshake(_) | SecureError::NoAlpn => {
+                    "check that it is PostgreSQL 17 or later with ssl = on, which server_tls_sslnegotiation = direct needs, \
+                     its certificate and log, and the server_tls_* settings"
+                }
+                SecureError::ErrorAnswer(_) => "check the server's load and log: it could not even begin to serve us",
                 SecureError::Io(_) | SecureError::BadAnswer(_) | SecureError::Smuggled => {
                     "check that PostgreSQL is what listens there, and who is in between"
                 }

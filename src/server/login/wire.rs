@@ -58,7 +58,12 @@ pub(crate) struct Wire<S> {
 
 impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
     pub(crate) fn new(stream: S) -> Wire<S> {
-        Wire { stream, buf: Vec::new(), left: LOGIN_LEN_MAX }
+        Wire::begun(stream, Vec::new())
+    }
+
+    /// On a stream of which `buf` was read already.
+    pub(crate) fn begun(stream: S, buf: Vec<u8>) -> Wire<S> {
+        Wire { stream, buf, left: LOGIN_LEN_MAX }
     }
 
     pub(crate) async fn send(&mut self, bytes: &[u8]) -> Result<(), WireError> {
