@@ -13,7 +13,7 @@ use crate::net::tls::{Stamps, TlsSetup};
 use crate::pools::Pools;
 
 /// How often the files are looked at. A change is taken at the second look that finds it.
-const LOOK: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// How often the same is warned about.
 const WARN_AGAIN: Duration = Duration::from_secs(24 * 3600);

@@ -24,6 +24,8 @@ pub(super) struct CancelRequest {
     pub(super) key: CancelKey,
     pub(super) id: u64,
     pub(super) ends: Ends,
+    /// As it is shown.
+    pub(super) tls: Option<Arc<str>>,
     pub(super) connect_us: u64,
     pub(super) _socket: Detached,
     pub(super) _slot: ClientSlot,
@@ -162,7 +164,7 @@ impl CancelRequest {
     }
 
     fn list(&self, target: CancelTarget) -> Result<Listed, GivenUp> {
-        let info = CancelInfo::new(self.id, self.ends.clone(), target, self.connect_us);
+        let info = CancelInfo::new(self.id, self.ends.clone(), self.tls.clone(), target, self.connect_us);
         self.pools.registry.add_cancel(info).ok_or(GivenUp::TooMany)
     }
 

@@ -111,9 +111,9 @@ pub(super) async fn log_in(
         Err(Refused::Cancel(key)) => {
             let mut slot = slot;
             slot.logged_in();
-            let (pools, ends) = (Arc::clone(&clients.pools), who.ends);
+            let (pools, ends, tls) = (Arc::clone(&clients.pools), who.ends, stream.tls_description());
             let request =
-                CancelRequest { pools, key, id, ends, connect_us, _socket: stream.detach().ok()?, _slot: slot };
+                CancelRequest { pools, key, id, ends, tls, connect_us, _socket: stream.detach().ok()?, _slot: slot };
             clients.pools.control.spawn(request.carry_out());
             return None;
         }

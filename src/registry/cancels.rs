@@ -40,14 +40,16 @@ pub(crate) struct CancelInfo {
     pub(crate) id: u64,
     /// Of the connection that it came on.
     pub(crate) ends: Ends,
+    /// Version and cipher, if that connection is encrypted.
+    pub(crate) tls: Option<Arc<str>>,
     pub(crate) target: CancelTarget,
     pub(crate) connect_us: u64,
     state: AtomicU8,
 }
 
 impl CancelInfo {
-    pub(crate) fn new(id: u64, ends: Ends, target: CancelTarget, connect_us: u64) -> CancelInfo {
-        CancelInfo { id, ends, target, connect_us, state: AtomicU8::new(CancelState::Waiting as u8) }
+    pub(crate) fn new(id: u64, ends: Ends, tls: Option<Arc<str>>, target: CancelTarget, connect_us: u64) -> CancelInfo {
+        CancelInfo { id, ends, tls, target, connect_us, state: AtomicU8::new(CancelState::Waiting as u8) }
     }
 
     pub(crate) fn set_state(&self, state: CancelState) {

@@ -127,6 +127,29 @@ fn log_and_console_name_version_and_cipher() {
 }
 
 #[test]
+fn cancel_requests_come_through_tls_as_well() {
+    let server = FakeServer::start(|_, mut peer| match peer.read_packet() {
+        None => {}
+        Some((msg::CANCEL_REQUEST, _)) => peer.hold(),
+        Some(_) => {
+            peer.welcome();
+            peer.hold();
+        }
+    });
+    let bouncer = Bouncer::start_before(server.port, |setup| offered(setup, "allow"));
+    let mut client = bouncer.client();
+    client.send(&msg::query("select 1"));
+    bouncer.wait_pool("sv_active", 1);
+    let tunnel = Tunnel::start(bouncer.port, Through::default());
+    Wire::tcp(tunnel.port).send(&client.cancel_packet());
+    wait_until("it is listed", PATIENCE, || {
+        let clients = bouncer.show("CLIENTS");
+        let cancel = clients.iter().find(|row| row["state"] == "active_cancel_req");
+        cancel.is_some_and(|row| row["tls"] == "TLSv1.3/TLS_AES_256_GCM_SHA384")
+    });
+}
+
+#[test]
 fn versions_and_ciphers_are_those_of_the_settings() {
     let bouncer = Bouncer::start(Postgres::shared(), |setup| {
         offered(setup, "allow")

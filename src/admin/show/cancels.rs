@@ -42,7 +42,7 @@ mod tests {
     fn one_that_connects_still_waits() {
         use CancelState::{Active, Connecting, Waiting};
         let cancel = |state| {
-            let cancel = CancelInfo::new(1, Ends::Unix { port: 1, peer_pid: None }, CancelTarget::Peer(1), 0);
+            let cancel = CancelInfo::new(1, Ends::Unix { port: 1, peer_pid: None }, None, CancelTarget::Peer(1), 0);
             cancel.set_state(state);
             Arc::new(cancel)
         };

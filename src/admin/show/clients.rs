@@ -56,7 +56,7 @@ fn canceling(cancel: &CancelInfo) -> Socket<'_> {
         close_needed: false,
         link,
         remote_pid: remote_pid(&cancel.ends),
-        tls: None,
+        tls: cancel.tls.as_deref(),
         application_name: None,
         prepared: 0,
     }

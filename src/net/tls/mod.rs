@@ -51,5 +51,7 @@ pub(crate) fn fuzz_certificate(data: &[u8]) {
     certificate.path_len();
     certificate.has_name_constraints();
     certificate.is_authority();
+    let texts = [certificate.subject_text(), certificate.issuer_text()];
+    assert!(texts.iter().all(|text| !text.contains(char::is_control)));
     assert!(name.is_none_or(|name| certificate.is_of_user(name)));
 }
