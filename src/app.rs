@@ -256,6 +256,11 @@ impl App {
             log_at!(Error, "RELOAD failed: the configuration in force stays as it is");
             e.to_string()
         })?;
+        // Those who log in meanwhile have it made again.
+        self.pools.connector.keys.clear();
+        if config.userlist != before.userlist {
+            self.clients.auth.forget();
+        }
         self.put_in_force(&Arc::new(config), tls);
         Ok(())
     }

@@ -83,6 +83,8 @@ impl UserSecret {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Userlist {
     users: BTreeMap<String, UserSecret>,
+    /// There is, or was, a [`UserSecret::Plain`]; that is asked at logins.
+    has_passwords: bool,
 }
 
 impl Userlist {
@@ -126,8 +128,14 @@ impl Userlist {
         self.users.is_empty()
     }
 
+    /// Whether some secrets are passwords themselves.
+    pub fn has_passwords(&self) -> bool {
+        self.has_passwords
+    }
+
     /// Adds a user, or replaces the secret of one.
     pub fn insert(&mut self, user: impl Into<String>, secret: UserSecret) {
+        self.has_passwords |= matches!(secret, UserSecret::Plain(_));
         self.users.insert(user.into(), secret);
     }
 }

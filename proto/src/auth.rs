@@ -16,6 +16,9 @@ use crate::read::Reader;
 /// The only mechanism offered and accepted so far.
 pub const SCRAM_SHA_256: &str = "SCRAM-SHA-256";
 
+/// The same with channel binding.
+pub const SCRAM_SHA_256_PLUS: &str = "SCRAM-SHA-256-PLUS";
+
 /// PostgreSQL's limit on the body of a password or SASL message (PG_MAX_AUTH_TOKEN_LENGTH).
 pub const AUTH_TOKEN_LEN_MAX: usize = 65_535;
 

@@ -11,7 +11,7 @@ use crate::error_response::{ErrorFields, ErrorResponse, Severity};
 use crate::frame::{self, HEADER_LEN, Header};
 use crate::md5::Md5Secret;
 use crate::options::parse_options;
-use crate::scram::{ITERATIONS_MAX, NONCE_LEN, ScramClient, ScramKeys, ScramServer, Verifier};
+use crate::scram::{ChannelBinding, ITERATIONS_MAX, NONCE_LEN, ScramClient, ScramKeys, ScramServer, Verifier};
 use crate::secret::StoredSecret;
 use crate::sqlstate::SqlState;
 use crate::startup::{self, Negotiation, ProtocolVersion, SSL_REQUEST, StartupError, StartupPacket, StartupRequest};
@@ -203,7 +203,7 @@ fn exchange(data: &[u8]) -> (&[u8], &[u8]) {
 /// A server, which may be anybody.
 pub fn scram_client(data: &[u8]) {
     let (first, last) = exchange(data);
-    let Ok(challenge) = ScramClient::new(NONCE).server_first(first) else { return };
+    let Ok(challenge) = ScramClient::new(NONCE, ChannelBinding::Unavailable).server_first(first) else { return };
     assert!(challenge.salt().len() <= first.len());
     let iterations = challenge.iterations();
     assert!(iterations.get() <= ITERATIONS_MAX);
@@ -221,11 +221,17 @@ pub fn scram_client(data: &[u8]) {
 pub fn scram_server(data: &[u8]) {
     let (first, last) = exchange(data);
     let verifier = Verifier::from_password(PASSWORD, b"salt", NonZeroU32::MIN);
-    let Ok((server, server_first)) = ScramServer::new(verifier, NONCE).client_first(first) else { return };
+    // A client that binds the channel has said so.
+    let binding = match first.starts_with(b"p=") {
+        true => ChannelBinding::EndPoint(b"hash".to_vec()),
+        false => ChannelBinding::Unavailable,
+    };
+    let server = ScramServer::new(verifier.salt(), verifier.iterations(), NONCE, binding);
+    let Ok((server, server_first)) = server.client_first(first) else { return };
     assert!(server_first.starts_with("r=") && server_first.ends_with(",s=c2FsdA==,i=1"));
     assert!(server_first.len() <= first.len() + 100);
     // Nobody gets in who does not know the password.
-    if let Ok((keys, signature)) = server.client_final(last) {
+    if let Ok((keys, signature)) = server.client_final(&verifier, last) {
         assert_eq!(keys, ScramKeys::from_password(PASSWORD, b"salt", NonZeroU32::MIN));
         assert!(signature.starts_with("v="));
     }
@@ -255,13 +261,13 @@ pub fn secret(data: &[u8]) {
 
 /// Our client and our server agree on a password, whatever it is.
 fn log_in(password: &[u8], verifier: Verifier) {
-    let client = ScramClient::new([1; NONCE_LEN]);
+    let client = ScramClient::new([1; NONCE_LEN], ChannelBinding::Unavailable);
     let first = client.client_first();
-    let (server, server_first) =
-        ScramServer::new(verifier, [2; NONCE_LEN]).client_first(first.as_bytes()).expect("first");
+    let server = ScramServer::new(verifier.salt(), verifier.iterations(), [2; NONCE_LEN], ChannelBinding::Unavailable);
+    let (server, server_first) = server.client_first(first.as_bytes()).expect("first");
     let challenge = client.server_first(server_first.as_bytes()).expect("a challenge");
     let keys = ScramKeys::from_password(password, challenge.salt(), challenge.iterations());
     let (client, proof) = challenge.respond(&keys);
-    let (_, signature) = server.client_final(proof.as_bytes()).expect("the proof");
+    let (_, signature) = server.client_final(&verifier, proof.as_bytes()).expect("the proof");
     client.server_final(signature.as_bytes()).expect("the signature");
 }

@@ -1,50 +1,29 @@
 //! What logins share for the life of the process.
 
-use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgweir_proto::scram::{SaltSecret, Verifier};
-use ring::hmac;
-use subtle::ConstantTimeEq;
-use tokio::sync::Semaphore;
-use tokio::task::spawn_blocking;
 
+use super::computing::Computing;
+use super::kept::Kept;
 use super::random::random_bytes;
-
-/// Verifiers that are kept. Only users with a password in clear text have one.
-const VERIFIERS_MAX: usize = 10_000;
 
 pub(crate) struct AuthContext {
     salts: SaltSecret,
-    /// One permit per computation under way. They must not take all cores from the relay.
-    computing: Arc<Semaphore>,
-    /// By user, at most [`VERIFIERS_MAX`]. Locked for a look-up or an insertion.
-    verifiers: Mutex<HashMap<String, Made>>,
-    /// What passwords in clear text are noted under; as good as they are, but no longer than
-    /// this process.
-    notes: hmac::Key,
-    /// Passwords that have passed against a verifier: of each user the last, as many as
-    /// verifiers. Locked likewise.
-    passed: Mutex<HashMap<String, hmac::Tag>>,
-}
-
-/// A verifier and what it was made of.
-struct Made {
-    password: String,
-    iterations: NonZeroU32,
-    verifier: Verifier,
+    pub(super) computing: Computing,
+    /// Of users with a password in clear text.
+    verifiers: Kept<Verifier>,
+    /// Passwords in clear text that have passed against a verifier.
+    passed: Kept<()>,
 }
 
 impl AuthContext {
     pub(crate) fn new() -> AuthContext {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         AuthContext {
             salts: SaltSecret::new(random_bytes()),
-            computing: Arc::new(Semaphore::new((cores / 2).max(1))),
-            verifiers: Mutex::default(),
-            notes: hmac::Key::new(hmac::HMAC_SHA256, &random_bytes::<32>()),
-            passed: Mutex::default(),
+            computing: Computing::default(),
+            verifiers: Kept::default(),
+            passed: Kept::default(),
         }
     }
 
@@ -52,144 +31,88 @@ impl AuthContext {
         &self.salts
     }
 
-    /// Runs a computation of milliseconds on a thread that serves no clients. `None` if the
-    /// runtime shuts down first.
-    pub(super) async fn compute<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Option<T> {
-        let permit = Arc::clone(&self.computing).acquire_owned().await.ok()?;
-        // The permit goes with the job: a login that times out does not stop it.
-        let job = move || {
-            let result = job();
-            drop(permit);
-            result
-        };
-        spawn_blocking(job).await.ok()
+    /// The secrets of users have changed.
+    pub(crate) fn forget(&self) {
+        self.verifiers.clear();
+        self.passed.clear();
     }
 
-    /// The verifier of a password in clear text, made at the first login that needs it. The
-    /// salt is the one that the user would have without existing.
-    pub(super) async fn verifier(&self, user: &str, password: &str, iterations: NonZeroU32) -> Option<Verifier> {
-        if let Some(verifier) = self.kept(user, password, iterations) {
-            return Some(verifier);
+    /// The verifier of a password in clear text, made at the first login that needs it, and
+    /// whether that was now. The salt is the one that the user would have without existing.
+    /// `None` if the runtime shuts down first.
+    pub(super) async fn verifier(
+        &self,
+        user: &str,
+        password: &str,
+        iterations: NonZeroU32,
+    ) -> Option<(Verifier, bool)> {
+        let made_of = [user.as_bytes(), password.as_bytes(), &iterations.get().to_be_bytes()];
+        let note = self.verifiers.note(&made_of);
+        if let Some(verifier) = self.verifiers.get(&note) {
+            return Some((verifier, false));
         }
-        let (salt, owned) = (self.salts.salt(user), password.to_owned());
-        let make = move || Verifier::from_password(owned.as_bytes(), &salt, iterations);
-        let verifier = self.compute(make).await?;
-        let made = Made { password: password.to_owned(), iterations, verifier: verifier.clone() };
-        self.keep(user, made);
-        Some(verifier)
+        let salt = self.salts.salt(user);
+        let make = async {
+            let keys = self.computing.keys(password.as_bytes(), &salt, iterations).await?;
+            Some(Verifier::from_keys(&keys, &salt, iterations))
+        };
+        let verifier = self.verifiers.get_or_make(note, make).await?;
+        Some((verifier, true))
     }
 
     /// Whether `password` in clear text is the one behind `verifier`, by a computation, or by
-    /// one HMAC if it has passed before. A wrong one never passes sooner. `None` as in `compute`.
-    pub(super) async fn verify(&self, user: &str, verifier: Verifier, password: &[u8]) -> Option<bool> {
-        let note = self.note(&verifier, password);
-        let is_noted = |noted: &hmac::Tag| bool::from(noted.as_ref().ct_eq(note.as_ref()));
-        if lock(&self.passed).get(user).is_some_and(is_noted) {
+    /// one HMAC if it has passed before. A wrong one never passes sooner. `None` as in `verifier`.
+    pub(super) async fn verify(&self, verifier: &Verifier, password: &[u8]) -> Option<bool> {
+        let note = self.passed.note(&[verifier.to_stored().as_bytes(), password]);
+        if self.passed.get(&note).is_some() {
             return Some(true);
         }
-        let password = password.to_vec();
-        let passes = self.compute(move || verifier.verify_password(&password)).await?;
+        let (salt, iterations) = (verifier.salt(), verifier.iterations());
+        let keys = self.computing.keys(password, salt, iterations).await?;
+        let passes = *verifier == Verifier::from_keys(&keys, salt, iterations);
         if passes {
-            insert(&mut lock(&self.passed), user, note);
+            self.passed.keep(note, ());
         }
         Some(passes)
     }
 
-    fn note(&self, verifier: &Verifier, password: &[u8]) -> hmac::Tag {
-        // The stored form holds no NUL.
-        hmac::sign(&self.notes, &[verifier.to_stored().as_bytes(), b"\0", password].concat())
+    /// Takes as long as making the verifier of a user who has a password.
+    pub(super) async fn take_as_long(&self, iterations: NonZeroU32) -> Option<()> {
+        self.computing.keys(b"", b"", iterations).await.map(drop)
     }
-
-    fn kept(&self, user: &str, password: &str, iterations: NonZeroU32) -> Option<Verifier> {
-        let verifiers = lock(&self.verifiers);
-        let made = verifiers.get(user)?;
-        (made.password == password && made.iterations == iterations).then(|| made.verifier.clone())
-    }
-
-    /// Takes the place of what was made of the user's earlier password.
-    fn keep(&self, user: &str, made: Made) {
-        insert(&mut lock(&self.verifiers), user, made);
-    }
-
-    /// As if the runtime were shutting down: whatever needs a computation fails.
-    #[cfg(test)]
-    pub(super) fn stop_computing(&self) {
-        self.computing.close();
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // Nothing under these locks panics.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Keeps one more user's, for which another's may have to go.
-fn insert<T>(users: &mut HashMap<String, T>, user: &str, value: T) {
-    if users.len() >= VERIFIERS_MAX && !users.contains_key(user) {
-        let victim = users.keys().next().cloned();
-        victim.and_then(|victim| users.remove(&victim));
-    }
-    users.insert(user.to_owned(), value);
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn made(password: &str) -> Made {
-        let verifier = SaltSecret::new([1; 32]).mock_verifier("u", NonZeroU32::MIN);
-        Made { password: password.to_owned(), iterations: NonZeroU32::MIN, verifier }
-    }
-
-    #[test]
-    fn verifiers_are_kept_for_one_password_and_a_limited_number_of_users() {
-        let context = AuthContext::new();
-        let is_kept = |user: &str, password| context.kept(user, password, NonZeroU32::MIN).is_some();
-        context.keep("u", made("old"));
-        context.keep("u", made("new"));
-        assert!(is_kept("u", "new") && !is_kept("u", "old") && !is_kept("v", "new"));
-        assert!(context.kept("u", "new", NonZeroU32::new(2).unwrap()).is_none());
-        for i in 0..VERIFIERS_MAX {
-            context.keep(&format!("u{i}"), made("x"));
-        }
-        assert_eq!(lock(&context.verifiers).len(), VERIFIERS_MAX);
-        assert!(is_kept(&format!("u{}", VERIFIERS_MAX - 1), "x"));
-    }
-
     #[tokio::test]
     async fn a_password_that_has_passed_is_not_computed_again() {
         let context = AuthContext::new();
         let verifier = |password: &[u8]| Verifier::from_password(password, b"salt", NonZeroU32::MIN);
-        assert_eq!(context.verify("u", verifier(b"right"), b"wrong").await, Some(false));
-        assert_eq!(context.verify("u", verifier(b"right"), b"right").await, Some(true));
-        context.stop_computing();
-        assert_eq!(context.verify("u", verifier(b"right"), b"right").await, Some(true));
+        assert_eq!(context.verify(&verifier(b"right"), b"wrong").await, Some(false));
+        assert_eq!(context.verify(&verifier(b"right"), b"right").await, Some(true));
+        context.computing.stop();
+        assert_eq!(context.verify(&verifier(b"right"), b"right").await, Some(true));
         // Everything else would have to be computed.
-        assert_eq!(context.verify("u", verifier(b"right"), b"wrong").await, None);
-        assert_eq!(context.verify("u", verifier(b"changed"), b"right").await, None);
-        assert_eq!(context.verify("v", verifier(b"right"), b"right").await, None);
+        assert_eq!(context.verify(&verifier(b"right"), b"wrong").await, None);
+        assert_eq!(context.verify(&verifier(b"changed"), b"right").await, None);
+        context.forget();
+        assert_eq!(context.verify(&verifier(b"right"), b"right").await, None);
     }
 
     #[tokio::test]
-    async fn a_login_that_gives_up_leaves_its_computation_counted() {
+    async fn a_verifier_is_made_once_per_password_and_count() {
         let context = AuthContext::new();
-        let permits = context.computing.available_permits();
-        let (go, wait) = std::sync::mpsc::channel::<()>();
-        let (started, is_started) = tokio::sync::oneshot::channel();
-        let job = move || {
-            let _ = started.send(());
-            let _ = wait.recv();
-        };
-        tokio::select! {
-            biased;
-            _ = context.compute(job) => panic!("nobody let it go on"),
-            started = is_started => started.unwrap(),
+        let (one, two) = (NonZeroU32::MIN, NonZeroU32::new(2).unwrap());
+        let made = |user, password, iterations| context.verifier(user, password, iterations);
+        let (verifier, is_new) = made("u", "old", one).await.unwrap();
+        assert!(is_new && verifier.verify_password(b"old"));
+        assert_eq!(made("u", "old", one).await, Some((verifier, false)));
+        for (user, password, iterations) in [("u", "new", one), ("v", "old", one), ("u", "old", two)] {
+            assert!(made(user, password, iterations).await.unwrap().1);
         }
-        assert_eq!(context.computing.available_permits(), permits - 1);
-        go.send(()).unwrap();
-        let all = u32::try_from(permits).unwrap();
-        let back = context.computing.acquire_many(all);
-        let limit = std::time::Duration::from_secs(10);
-        assert!(tokio::time::timeout(limit, back).await.is_ok());
+        context.forget();
+        assert!(made("u", "old", one).await.unwrap().1);
     }
 }

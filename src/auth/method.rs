@@ -39,6 +39,8 @@ pub(crate) struct Origin {
     /// The system user at the other end of a Unix socket, where the system tells it.
     pub(super) uid: Option<u32>,
     pub(super) tls: Option<SharedTls>,
+    /// The hash of our certificate in that TLS connection. `None` where it has none.
+    pub(super) end_point: Option<Vec<u8>>,
 }
 
 impl Origin {
@@ -47,7 +49,9 @@ impl Origin {
             Ends::Tcp { peer, .. } => Some(peer.ip()),
             Ends::Unix { .. } => None,
         };
-        Origin { address, uid: stream.peer_cred().map(|peer| peer.uid()), tls: stream.tls().cloned() }
+        let tls = stream.tls().cloned();
+        let end_point = tls.as_ref().and_then(|tls| tls.lock().end_point());
+        Origin { address, uid: stream.peer_cred().map(|peer| peer.uid()), tls, end_point }
     }
 }
 

@@ -6,7 +6,9 @@
 
 mod any;
 mod cert;
+mod computing;
 mod context;
+mod kept;
 mod md5;
 mod message;
 mod method;
@@ -28,7 +30,9 @@ use pgweir_proto::scram::{ScramError, ScramKeys, Verifier};
 use pgweir_proto::secret::StoredSecret;
 use tokio::io::{AsyncRead, AsyncWrite};
 
+pub(crate) use computing::Computing;
 pub(crate) use context::AuthContext;
+pub(crate) use kept::Kept;
 pub(crate) use method::{Method, Origin};
 pub(crate) use peer::is_console_owner;
 pub(crate) use random::{new_cancel_key, random_bytes};
@@ -39,9 +43,13 @@ pub(crate) trait SecretSource {
     /// What is known about the user's password; `None` if there is no such user.
     fn secret(&self, user: &str) -> Option<UserSecret>;
 
-    /// Whether users are expected to have SCRAM secrets. With `auth_type=md5` these log in
-    /// with SCRAM, and so must those who do not exist.
-    fn is_scram_expected(&self) -> bool;
+    /// The iterations of users' SCRAM secrets, as far as is known; `None`: they are expected to
+    /// have others. With `auth_type=md5` those with SCRAM secrets log in with SCRAM, and so must
+    /// those who do not exist.
+    fn expected_scram(&self) -> Option<NonZeroU32>;
+
+    /// Whether users may have passwords in clear text, of which verifiers are made.
+    fn has_passwords(&self) -> bool;
 
     /// Cost of the SCRAM verifiers that are made here.
     fn scram_iterations(&self) -> NonZeroU32;
@@ -53,9 +61,15 @@ impl SecretSource for Config {
     }
 
     /// Taken from the first user: the secrets of one file are of one form as a rule.
-    fn is_scram_expected(&self) -> bool {
-        let first = self.userlist.iter().next();
-        matches!(first, Some((_, UserSecret::Scram(_))))
+    fn expected_scram(&self) -> Option<NonZeroU32> {
+        match self.userlist.iter().next() {
+            Some((_, UserSecret::Scram(secret))) => NonZeroU32::new(secret.iterations),
+            _ => None,
+        }
+    }
+
+    fn has_passwords(&self) -> bool {
+        self.userlist.has_passwords()
     }
 
     fn scram_iterations(&self) -> NonZeroU32 {
@@ -193,7 +207,7 @@ impl Credential {
     fn uses_scram(&self, source: &impl SecretSource) -> bool {
         match self {
             Credential::Known(stored) => matches!(stored, StoredSecret::Scram(_)),
-            Credential::Hopeless(_) => source.is_scram_expected(),
+            Credential::Hopeless(_) => source.expected_scram().is_some(),
         }
     }
 }
@@ -209,7 +223,15 @@ pub(crate) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     context: &AuthContext,
 ) -> Result<Granted, AuthError> {
     let secret = source.secret(user);
-    let login = Login { user, iterations: source.scram_iterations(), context };
+    let iterations = source.scram_iterations();
+    let login = Login {
+        user,
+        iterations,
+        expected_iterations: source.expected_scram().unwrap_or(iterations),
+        has_passwords: source.has_passwords(),
+        end_point: origin.end_point.as_deref(),
+        context,
+    };
     let credential = match method {
         Method::Any => return any::authenticate(),
         Method::Trust => return trust::authenticate(secret.as_ref()),
@@ -229,5 +251,11 @@ struct Login<'a> {
     user: &'a str,
     /// For verifiers that are made here.
     iterations: NonZeroU32,
+    /// For users who do not exist: as those have who do.
+    expected_iterations: NonZeroU32,
+    /// Some users have passwords in clear text.
+    has_passwords: bool,
+    /// What the login can be bound to.
+    end_point: Option<&'a [u8]>,
     context: &'a AuthContext,
 }

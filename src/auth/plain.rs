@@ -3,7 +3,7 @@
 use pgweir_config::Secret;
 use pgweir_proto::auth::{AUTH_TOKEN_LEN_MAX, authentication_cleartext_password};
 use pgweir_proto::client_error::ClientError;
-use pgweir_proto::scram::Verifier;
+use pgweir_proto::scram::{ITERATIONS_MAX, ScramError, Verifier};
 use pgweir_proto::secret::StoredSecret;
 use subtle::ConstantTimeEq;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -32,7 +32,7 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
 async fn check(login: &Login<'_>, credential: Credential, password: &[u8]) -> Result<(), Reason> {
     let reason = match credential {
         Credential::Known(StoredSecret::Scram(verifier)) => {
-            return match matches(login, verifier, password).await? {
+            return match matches(login, &verifier, password).await? {
                 true => Ok(()),
                 false => Err(Reason::WrongPassword),
             };
@@ -51,11 +51,14 @@ async fn check(login: &Login<'_>, credential: Credential, password: &[u8]) -> Re
         }
         Credential::Hopeless(reason) => reason,
     };
-    let mock = login.context.salts().mock_verifier(login.user, login.iterations);
-    matches(login, mock, password).await?;
+    let mock = login.context.salts().mock_verifier(login.user, login.expected_iterations);
+    matches(login, &mock, password).await?;
     Err(reason)
 }
 
-async fn matches(login: &Login<'_>, verifier: Verifier, password: &[u8]) -> Result<bool, Reason> {
-    login.context.verify(login.user, verifier, password).await.ok_or(Reason::Interrupted)
+async fn matches(login: &Login<'_>, verifier: &Verifier, password: &[u8]) -> Result<bool, Reason> {
+    if verifier.iterations().get() > ITERATIONS_MAX {
+        return Err(Reason::Scram(ScramError::IterationCount));
+    }
+    login.context.verify(verifier, password).await.ok_or(Reason::Interrupted)
 }

@@ -1,3 +1,6 @@
+mod bound;
+mod work;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 use std::time::Duration;
@@ -43,9 +46,19 @@ async fn log_in<F: Future>(
     context: &AuthContext,
     client: impl FnOnce(DuplexStream) -> F,
 ) -> (Outcome, F::Output) {
+    log_in_from(&Origin::default(), method, user, config, context, client).await
+}
+
+async fn log_in_from<F: Future>(
+    origin: &Origin,
+    method: AuthType,
+    user: &str,
+    config: &Config,
+    context: &AuthContext,
+    client: impl FnOnce(DuplexStream) -> F,
+) -> (Outcome, F::Output) {
     let (near, mut far) = duplex(64 * 1024);
-    let server =
-        async move { authenticate(&mut far, &Method::of(method)?, &Origin::default(), user, config, context).await };
+    let server = async move { authenticate(&mut far, &Method::of(method)?, origin, user, config, context).await };
     let both = async { tokio::join!(server, client(near)) };
     tokio::time::timeout(Duration::from_secs(10), both).await.expect("the login hangs")
 }
@@ -253,45 +266,6 @@ fn rules_choose_the_method() {
     }
     assert_eq!(choose(&config, "f"), Err((ClientError::LoginRejected, Some(Reason::Rule { line: 6 }))));
     assert_eq!(choose(&config, "g"), Err((ClientError::NoAuthenticationMethod, None)));
-}
-
-#[tokio::test]
-async fn a_refusal_takes_a_computation_whoever_it_is() {
-    let config = config();
-    let outcome = async |method, user: &'static str, password: &'static str| {
-        let context = AuthContext::new();
-        context.stop_computing();
-        let client = |stream| answer(stream, user, password);
-        log_in(method, user, &config, &context, client).await.0
-    };
-    for user in ["plain", "md5", "scram", "empty", "nobody"] {
-        let (_, reason) = refusal(outcome(AuthType::Plain, user, "wrong").await);
-        assert_eq!(reason, Some(Reason::Interrupted), "{user}");
-    }
-    // The right password needs one only where the stored form asks for it.
-    assert!(outcome(AuthType::Plain, "plain", "secret").await.is_ok());
-    assert!(outcome(AuthType::Plain, "md5", "secret").await.is_ok());
-    assert!(outcome(AuthType::ScramSha256, "scram", "secret").await.is_ok());
-    assert!(outcome(AuthType::ScramSha256, "plain", "secret").await.is_err());
-}
-
-#[tokio::test]
-async fn a_password_is_hashed_once_until_it_changes() {
-    let (mut config, context) = (config(), AuthContext::new());
-    let is_in = async |config: &Config, password: &'static str| {
-        let client = |stream| answer(stream, "plain", password);
-        log_in(AuthType::ScramSha256, "plain", config, &context, client).await.0.is_ok()
-    };
-    assert!(is_in(&config, "secret").await);
-    let mut users = Userlist::default();
-    users.insert("plain", UserSecret::parse("changed"));
-    config.userlist = Arc::new(users);
-    assert!(!is_in(&config, "secret").await);
-    context.stop_computing();
-    assert!(is_in(&config, "changed").await);
-    assert!(!is_in(&config, "secret").await);
-    config.settings.set("scram_iterations", "65").unwrap();
-    assert!(!is_in(&config, "changed").await, "the verifier is of other iterations");
 }
 
 /// A client that answers every request with `reply`, whatever it is.

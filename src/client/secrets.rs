@@ -96,11 +96,15 @@ impl SecretSource for Secrets<'_> {
         self.config.userlist.get(user).cloned().or_else(found)
     }
 
-    fn is_scram_expected(&self) -> bool {
+    fn expected_scram(&self) -> Option<NonZeroU32> {
         match self.may_ask() {
-            true => self.pools.lookups.is_scram_expected(),
-            false => self.config.is_scram_expected(),
+            true => self.pools.lookups.expected_scram(self.scram_iterations()),
+            false => self.config.expected_scram(),
         }
+    }
+
+    fn has_passwords(&self) -> bool {
+        self.config.has_passwords() || self.may_ask() && self.pools.lookups.saw_others()
     }
 
     fn scram_iterations(&self) -> NonZeroU32 {

@@ -7,7 +7,8 @@
 
 use std::collections::HashMap;
 use std::future::poll_fn;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
@@ -92,8 +93,9 @@ enum Joined {
 pub(crate) struct Lookups {
     /// Locked for a look or a change.
     entries: Mutex<HashMap<Question, Answer>>,
-    /// Secrets of SCRAM have come, and others.
-    saw_scram: AtomicBool,
+    /// The iterations of the first secret of SCRAM that has come; 0: none has.
+    seen_iterations: AtomicU32,
+    /// Others have come.
     saw_others: AtomicBool,
 }
 
@@ -124,9 +126,14 @@ impl Lookups {
 
     /// The asking that began with `flight` is over; `until_us` is how long its answer is good.
     fn settle(&self, question: &Question, flight: &Weak<Flight>, outcome: &Outcome, until_us: u64) {
-        if let Ok(Some(secret)) = outcome {
-            let saw = if matches!(secret, UserSecret::Scram(_)) { &self.saw_scram } else { &self.saw_others };
-            saw.fetch_or(!matches!(secret, UserSecret::Empty), Ordering::Relaxed);
+        match outcome {
+            Ok(Some(UserSecret::Scram(secret))) => {
+                // A challenge that changes would tell much, so the first one counts.
+                let _ =
+                    self.seen_iterations.compare_exchange(0, secret.iterations, Ordering::Relaxed, Ordering::Relaxed);
+            }
+            Ok(Some(UserSecret::Plain(_) | UserSecret::Md5(_))) => self.saw_others.store(true, Ordering::Relaxed),
+            Ok(Some(UserSecret::Empty) | None) | Err(_) => {}
         }
         let mut entries = self.entries();
         // A reload has made it a question of yesterday.
@@ -154,10 +161,16 @@ impl Lookups {
         self.entries().clear();
     }
 
-    /// Whether users that are found have SCRAM secrets, as those have that PostgreSQL makes if it
-    /// is not told otherwise. Once true it stays so: a challenge that changes would tell much.
-    pub(crate) fn is_scram_expected(&self) -> bool {
-        self.saw_scram.load(Ordering::Relaxed) || !self.saw_others.load(Ordering::Relaxed)
+    /// The iterations of users' SCRAM secrets; `None`: those who were found have others. As long
+    /// as nobody was found, `default`: PostgreSQL makes SCRAM secrets if it is not told otherwise.
+    pub(crate) fn expected_scram(&self, default: NonZeroU32) -> Option<NonZeroU32> {
+        let seen = NonZeroU32::new(self.seen_iterations.load(Ordering::Relaxed));
+        seen.or((!self.saw_others()).then_some(default))
+    }
+
+    /// Whether secrets have come that are not SCRAM's.
+    pub(crate) fn saw_others(&self) -> bool {
+        self.saw_others.load(Ordering::Relaxed)
     }
 }
 
@@ -364,14 +377,16 @@ mod tests {
             "SCRAM-SHA-256$1:c2FsdA==$MDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDAwMDA=:MTExMTExMTExMTExMTExMTExMTExMTExMTExMTExMTE=",
         );
         let lookups = Lookups::default();
-        assert!(lookups.is_scram_expected());
+        let expected = || lookups.expected_scram(NonZeroU32::new(4096).unwrap()).map(NonZeroU32::get);
+        assert_eq!(expected(), Some(4096));
         ask(&lookups, "empty", &Ok(Some(UserSecret::Empty)), 0);
-        assert!(lookups.is_scram_expected());
+        assert_eq!((expected(), lookups.saw_others()), (Some(4096), false));
         ask(&lookups, "a", &secret(md5), 0);
-        assert!(!lookups.is_scram_expected());
+        assert_eq!((expected(), lookups.saw_others()), (None, true));
         ask(&lookups, "b", &secret(scram), 0);
         ask(&lookups, "c", &secret(md5), 0);
-        assert!(lookups.is_scram_expected());
+        ask(&lookups, "d", &secret(&scram.replace("$1:", "$2:")), 0);
+        assert_eq!(expected(), Some(1));
     }
 
     #[test]

@@ -78,7 +78,7 @@ pub(crate) struct Connector {
     registry: Arc<Registry>,
     tracked: Arc<Tracked>,
     pub(crate) hosts: Arc<Hosts>,
-    keys: KeyCache,
+    pub(crate) keys: KeyCache,
     turns: Turns,
     fallbacks: Fallbacks,
 }
@@ -307,6 +307,7 @@ impl<'a> Attempt<'a> {
         let insecure = |error| ConnectError::Tls { address: address.clone(), error };
         secure(&mut stream, &host, &target.tls.dialer).await.map_err(insecure)?;
         self.log_tls(&stream);
+        let end_point = stream.tls().and_then(|tls| tls.lock().end_point());
         let mut wire = Wire::new(stream);
         let Target { user, dbname, secret, startup, .. } = target;
         let credentials = Credentials { user, dbname, secret, startup };
@@ -315,6 +316,7 @@ impl<'a> Attempt<'a> {
             credentials,
             protocol,
             keys: &connector.keys,
+            end_point,
             prefix: &self.prefix,
             notices: Vec::new(),
         };

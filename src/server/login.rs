@@ -12,12 +12,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use pgweir_config::Secret;
-use pgweir_proto::auth::{self, Authentication, SCRAM_SHA_256};
+use pgweir_proto::auth::{self, Authentication, SCRAM_SHA_256, SCRAM_SHA_256_PLUS};
 use pgweir_proto::backend::{self, TransactionStatus};
 use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::frame;
 use pgweir_proto::md5::Md5Secret;
-use pgweir_proto::scram::{ScramClient, ScramError, ScramKeys};
+use pgweir_proto::scram::{ChannelBinding, ScramClient, ScramError, ScramKeys};
 use pgweir_proto::startup::{Negotiation, ProtocolVersion, startup_message};
 use tokio::io::{AsyncRead, AsyncWrite};
 
@@ -182,6 +182,9 @@ pub(crate) struct Login<'a, S> {
     /// What to ask for; the server may answer with an older one.
     pub(crate) protocol: ProtocolVersion,
     pub(crate) keys: &'a KeyCache,
+    /// What the login can be bound to: the hash of the server's certificate. `None`: there is no
+    /// TLS, or no hash for it.
+    pub(crate) end_point: Option<Vec<u8>>,
     /// What log lines begin with.
     pub(crate) prefix: &'a (dyn fmt::Display + Sync),
     /// Whole NoticeResponses that have come so far, at most `NOTICES_MAX` bytes.
@@ -227,8 +230,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Login<'_, S> {
             Authentication::Ok => return Ok(()),
             Authentication::CleartextPassword => auth::password_message(&mut out, self.password("cleartext")?.expose()),
             Authentication::Md5Password(salt) => auth::password_message(&mut out, &self.md5_secret()?.response(salt)),
-            Authentication::Sasl(mechanisms) if mechanisms.contains(&SCRAM_SHA_256) => self.scram().await?,
-            Authentication::Sasl(_) => return Err(AuthError::UnsupportedMechanisms.into()),
+            Authentication::Sasl(mechanisms) => self.scram(&mechanisms).await?,
             Authentication::SaslContinue(_) | Authentication::SaslFinal(_) => {
                 return Err(LoginError::Unexpected(backend::AUTHENTICATION));
             }
@@ -242,14 +244,15 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Login<'_, S> {
     }
 
     /// The whole exchange, the server's proof that it knows our keys included.
-    async fn scram(&mut self) -> Result<(), LoginError> {
+    async fn scram(&mut self, offered: &[&str]) -> Result<(), LoginError> {
+        let (mechanism, binding) = self.mechanism(offered)?;
         let secret = self.credentials.secret;
         if !matches!(secret, ServerSecret::Plain(_) | ServerSecret::Scram(_)) {
             return Err(self.wrong_secret("SCRAM").into());
         }
-        let client = ScramClient::new(random_bytes());
+        let client = ScramClient::new(random_bytes(), binding);
         let mut out = Vec::new();
-        auth::sasl_initial_response(&mut out, SCRAM_SHA_256, client.client_first().as_bytes());
+        auth::sasl_initial_response(&mut out, mechanism, client.client_first().as_bytes());
         self.wire.send(&out).await?;
 
         let body = self.question().await?;
@@ -260,8 +263,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Login<'_, S> {
         let keys = match secret {
             ServerSecret::Scram(keys) => keys.clone(),
             _ => {
-                let (password, user) = (self.password("SCRAM")?, self.credentials.user);
-                self.keys.keys(user, password, &challenge).await.ok_or(AuthError::NoThread)?
+                let password = self.password("SCRAM")?;
+                self.keys.keys(password, &challenge).await.ok_or(AuthError::NoThread)?
             }
         };
         let (client, response) = challenge.respond(&keys);
@@ -274,6 +277,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Login<'_, S> {
             return Err(LoginError::Unexpected(backend::AUTHENTICATION));
         };
         Ok(client.server_final(server_final)?)
+    }
+
+    /// As libpq: the channel is bound where both can. A server that does not offer it is told that
+    /// we could, so that it knows if somebody between has taken its offer away.
+    fn mechanism(&self, offered: &[&str]) -> Result<(&'static str, ChannelBinding), AuthError> {
+        match &self.end_point {
+            Some(hash) if offered.contains(&SCRAM_SHA_256_PLUS) => {
+                Ok((SCRAM_SHA_256_PLUS, ChannelBinding::EndPoint(hash.clone())))
+            }
+            _ if !offered.contains(&SCRAM_SHA_256) => Err(AuthError::UnsupportedMechanisms),
+            Some(_) => Ok((SCRAM_SHA_256, ChannelBinding::Unused)),
+            None => Ok((SCRAM_SHA_256, ChannelBinding::Unavailable)),
+        }
     }
 
     fn password(&self, method: &'static str) -> Result<&Secret, AuthError> {

@@ -6,14 +6,12 @@ use subtle::ConstantTimeEq;
 
 use super::keys::{Key, ScramKeys, sign, xor};
 use super::message::{self, Attributes};
-use super::{ITERATIONS_MAX, NONCE_LEN, ScramError};
-
-/// We can not bind the channel, and act as no one else.
-const GS2_HEADER: &str = "n,,";
+use super::{ChannelBinding, ITERATIONS_MAX, NONCE_LEN, ScramError};
 
 /// Waits for server-first: `r=nonce,s=salt,i=iterations`.
 pub struct ScramClient {
     nonce: String,
+    binding: ChannelBinding,
 }
 
 /// What the server's salt and iterations ask for: the user's keys under them.
@@ -22,6 +20,7 @@ pub struct Challenge {
     iterations: NonZeroU32,
     /// Both parts.
     nonce: String,
+    binding: ChannelBinding,
     /// `client-first-bare,server-first`, which proofs and signatures begin with.
     auth_message: String,
 }
@@ -34,17 +33,17 @@ pub struct ClientFinal {
 
 impl ScramClient {
     /// `nonce` comes from a random generator, anew for each login.
-    pub fn new(nonce: [u8; NONCE_LEN]) -> ScramClient {
-        ScramClient::with_nonce(message::encode(&nonce))
+    pub fn new(nonce: [u8; NONCE_LEN], binding: ChannelBinding) -> ScramClient {
+        ScramClient::with_nonce(message::encode(&nonce), binding)
     }
 
-    pub(super) fn with_nonce(nonce: String) -> ScramClient {
-        ScramClient { nonce }
+    pub(super) fn with_nonce(nonce: String, binding: ChannelBinding) -> ScramClient {
+        ScramClient { nonce, binding }
     }
 
     /// The data of SASLInitialResponse.
     pub fn client_first(&self) -> String {
-        format!("{GS2_HEADER}{}", self.client_first_bare())
+        format!("{}{}", self.binding.gs2_header(), self.client_first_bare())
     }
 
     /// Without a name, as libpq: PostgreSQL takes the startup packet's.
@@ -70,6 +69,7 @@ impl ScramClient {
             iterations,
             nonce: nonce.to_owned(),
             auth_message: format!("{},{text}", self.client_first_bare()),
+            binding: self.binding,
         })
     }
 }
@@ -89,7 +89,8 @@ impl Challenge {
     /// An exchange that began with another client-first than ours, as the RFC's examples do.
     #[cfg(test)]
     pub(super) fn for_test(nonce: String, auth_message: String) -> Challenge {
-        Challenge { salt: Vec::new(), iterations: NonZeroU32::MIN, nonce, auth_message }
+        let binding = ChannelBinding::Unavailable;
+        Challenge { salt: Vec::new(), iterations: NonZeroU32::MIN, nonce, binding, auth_message }
     }
 
     /// Together with [`Self::iterations`], what keys can be cached under.
@@ -106,7 +107,7 @@ impl Challenge {
     /// [`ScramKeys::from_password`] under this salt and count, or from the client's own login
     /// to us.
     pub fn respond(self, keys: &ScramKeys) -> (ClientFinal, String) {
-        let binding = message::encode(GS2_HEADER.as_bytes());
+        let binding = self.binding.attribute(&self.binding.gs2_header());
         let without_proof = format!("c={binding},r={}", self.nonce);
         let signed = [self.auth_message.as_bytes(), b",", without_proof.as_bytes()];
         let proof = xor(&keys.client_key, &sign(&keys.stored_key(), &signed));

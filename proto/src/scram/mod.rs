@@ -1,4 +1,4 @@
-//! SCRAM-SHA-256 (RFC 5802, RFC 7677), both roles, as state machines without I/O.
+//! SCRAM-SHA-256 and -PLUS (RFC 5802, RFC 7677), both roles, as state machines without I/O.
 //!
 //! A step takes the peer's message, consumes the state and gives the next one, so that no
 //! message can be answered twice:
@@ -7,16 +7,18 @@
 //! client role   ScramClient --server-first--> Challenge --keys--> ClientFinal --server-final--> ()
 //! ```
 //! The expensive part, [`ScramKeys::from_password`], is a call of its own: the caller decides
-//! on which thread it runs and what it caches. Channel binding is not offered; the messages
-//! carry the GS2 header through, which is where SCRAM-SHA-256-PLUS would add its data.
+//! on which thread it runs and what it caches. The server role needs the verifier for the last
+//! step only, so that a user's first message is answered before it is made, or without it.
 //! <https://www.postgresql.org/docs/current/sasl-authentication.html>
 
+mod binding;
 mod client;
 mod keys;
 mod message;
 mod server;
 mod verifier;
 
+pub use binding::ChannelBinding;
 pub use client::{Challenge, ClientFinal, ScramClient};
 pub use keys::ScramKeys;
 pub use server::{ScramServer, ServerFinal};
@@ -41,9 +43,17 @@ pub enum ScramError {
     Malformed(&'static str),
     /// The message, or the nonce in it, is longer than any honest peer's.
     TooLong,
-    /// The client insists on channel binding, which was not offered.
+    /// The client binds the channel, but not by the mechanism that does, or there is none.
     ChannelBindingRequired,
-    /// The header repeated in client-final is not the one in client-first.
+    /// The client has chosen the mechanism that binds the channel, and does not.
+    ChannelBindingMissing,
+    /// The client can bind the channel and has not seen that we offered it: somebody between
+    /// has taken the offer away.
+    ChannelBindingDowngrade,
+    /// Not `tls-server-end-point`.
+    ChannelBindingType,
+    /// The header repeated in client-final is not the one in client-first, or the certificate
+    /// that the client has seen is not ours.
     ChannelBindingMismatch,
     /// The client wants to act as someone else.
     AuthorizationIdentity,
@@ -71,7 +81,12 @@ impl fmt::Display for ScramError {
             }
             ScramError::TooLong => "SCRAM message too long",
             ScramError::ChannelBindingRequired => "client requires SCRAM channel binding, but it is not supported",
-            ScramError::ChannelBindingMismatch => "unexpected SCRAM channel-binding attribute",
+            ScramError::ChannelBindingMissing => "client selected SCRAM-SHA-256-PLUS, but sent no channel-binding data",
+            ScramError::ChannelBindingDowngrade => {
+                "client supports SCRAM channel binding but thinks the server does not"
+            }
+            ScramError::ChannelBindingType => "unsupported SCRAM channel-binding type",
+            ScramError::ChannelBindingMismatch => "SCRAM channel binding check failed",
             ScramError::AuthorizationIdentity => "client uses authorization identity, but it is not supported",
             ScramError::MandatoryExtension => "peer requires an unsupported SCRAM extension",
             ScramError::NonceMismatch => "invalid SCRAM response (nonce mismatch)",

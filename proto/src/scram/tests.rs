@@ -20,9 +20,21 @@ fn rfc_verifier() -> Verifier {
     Verifier::from_password(b"pencil", &salt, iterations(ITERATIONS_DEFAULT))
 }
 
-/// A server role for the password "secret", cheap to make.
+/// Of the password "secret", cheap to make.
+fn verifier() -> Verifier {
+    Verifier::from_password(b"secret", b"salt", NonZeroU32::MIN)
+}
+
+fn server_of(verifier: &Verifier, nonce: u8, binding: ChannelBinding) -> ScramServer {
+    ScramServer::new(verifier.salt(), verifier.iterations(), [nonce; NONCE_LEN], binding)
+}
+
 fn server() -> ScramServer {
-    ScramServer::new(Verifier::from_password(b"secret", b"salt", NonZeroU32::MIN), [1; NONCE_LEN])
+    server_of(&verifier(), 1, ChannelBinding::Unavailable)
+}
+
+fn end_point(hash: &[u8]) -> ChannelBinding {
+    ChannelBinding::EndPoint(hash.to_vec())
 }
 
 /// The server role after the client's first message, and its answer.
@@ -39,23 +51,35 @@ fn refusal<T>(result: Result<T, ScramError>) -> ScramError {
 
 /// Both roles against each other, with the client's password.
 fn log_in(verifier: Verifier, password: &[u8]) -> Result<ScramKeys, ScramError> {
-    let client = ScramClient::new([2; NONCE_LEN]);
-    let server = ScramServer::new(verifier, [1; NONCE_LEN]);
+    bind(verifier, password, ChannelBinding::Unavailable, ChannelBinding::Unavailable)
+}
+
+/// The same with what the client and the server know of their connection.
+fn bind(
+    verifier: Verifier,
+    password: &[u8],
+    clients: ChannelBinding,
+    servers: ChannelBinding,
+) -> Result<ScramKeys, ScramError> {
+    let client = ScramClient::new([2; NONCE_LEN], clients);
+    let server = server_of(&verifier, 1, servers);
     let (server, server_first) = server.client_first(client.client_first().as_bytes())?;
     let challenge = client.server_first(server_first.as_bytes())?;
     let keys = ScramKeys::from_password(password, challenge.salt(), challenge.iterations());
     let (client, client_final) = challenge.respond(&keys);
-    let (keys, server_final) = server.client_final(client_final.as_bytes())?;
+    let (keys, server_final) = server.client_final(&verifier, client_final.as_bytes())?;
     client.server_final(server_final.as_bytes())?;
     Ok(keys)
 }
 
 #[test]
 fn rfc_7677_server_role() {
-    let server = ScramServer::with_nonce(rfc_verifier(), RFC_SERVER_NONCE.to_owned());
+    let verifier = rfc_verifier();
+    let nonce = RFC_SERVER_NONCE.to_owned();
+    let server = ScramServer::with_nonce(verifier.salt(), verifier.iterations(), nonce, ChannelBinding::Unavailable);
     let (server, server_first) = server.client_first(RFC_CLIENT_FIRST.as_bytes()).unwrap();
     assert_eq!(server_first, RFC_SERVER_FIRST);
-    let (keys, server_final) = server.client_final(RFC_CLIENT_FINAL.as_bytes()).unwrap();
+    let (keys, server_final) = server.client_final(&verifier, RFC_CLIENT_FINAL.as_bytes()).unwrap();
     assert_eq!(server_final, RFC_SERVER_FINAL);
     let salt = rfc_verifier().salt;
     assert_eq!(keys, ScramKeys::from_password(b"pencil", &salt, iterations(4096)));
@@ -89,13 +113,48 @@ fn round_trips() {
 fn a_clients_keys_log_in_to_the_server() {
     let verifier = Verifier::from_password(b"secret", b"salt", iterations(2));
     let keys = log_in(verifier.clone(), b"secret").unwrap();
-    let client = ScramClient::new([9; NONCE_LEN]);
-    let server = ScramServer::new(verifier, [8; NONCE_LEN]);
+    let client = ScramClient::new([9; NONCE_LEN], ChannelBinding::Unavailable);
+    let server = server_of(&verifier, 8, ChannelBinding::Unavailable);
     let (server, server_first) = server.client_first(client.client_first().as_bytes()).unwrap();
     let (client, client_final) = client.server_first(server_first.as_bytes()).unwrap().respond(&keys);
-    let (again, server_final) = server.client_final(client_final.as_bytes()).unwrap();
+    let (again, server_final) = server.client_final(&verifier, client_final.as_bytes()).unwrap();
     assert_eq!(client.server_final(server_final.as_bytes()), Ok(()));
     assert_eq!(again, keys);
+}
+
+#[test]
+fn the_channel_is_bound_where_both_see_one_certificate() {
+    use ChannelBinding::{Unavailable, Unused};
+    let outcome = |clients, servers| bind(verifier(), b"secret", clients, servers).map(drop);
+    // What is not offered cannot be chosen; a client that cannot is let in without.
+    for (clients, servers) in [
+        (end_point(b"hash"), end_point(b"hash")),
+        (Unavailable, Unavailable),
+        (Unused, Unavailable),
+        (Unavailable, Unused),
+    ] {
+        assert_eq!(outcome(clients, servers), Ok(()));
+    }
+    // Somebody between has a certificate of his own.
+    assert_eq!(outcome(end_point(b"other"), end_point(b"hash")), Err(ScramError::ChannelBindingMismatch));
+    assert_eq!(outcome(end_point(b""), end_point(b"hash")), Err(ScramError::ChannelBindingMismatch));
+    // Or takes away our offer.
+    assert_eq!(outcome(Unused, Unused), Err(ScramError::ChannelBindingDowngrade));
+    // Or changes the mechanism on its way, in either direction.
+    for clients in [Unavailable, Unused] {
+        assert_eq!(outcome(clients, end_point(b"hash")), Err(ScramError::ChannelBindingMissing));
+    }
+    for servers in [Unavailable, Unused] {
+        assert_eq!(outcome(end_point(b"hash"), servers), Err(ScramError::ChannelBindingRequired));
+    }
+    let other_type = |flag: &str| {
+        let server = server_of(&verifier(), 1, end_point(b"hash"));
+        refusal(server.client_first(format!("{flag},,n=,r=abc").as_bytes()))
+    };
+    for flag in ["p=tls-unique", "p=tls-server-end-points", "p=tls-server-end-poin", "p="] {
+        assert_eq!(other_type(flag), ScramError::ChannelBindingType);
+    }
+    assert!(matches!(other_type("p"), ScramError::Malformed(_)));
 }
 
 #[test]
@@ -104,8 +163,8 @@ fn a_mock_looks_real_and_refuses_everything() {
     let mock = || secret.mock_verifier("nobody", iterations(2));
     assert_eq!(refusal(log_in(mock(), b"secret")), ScramError::WrongProof);
     assert_eq!(refusal(log_in(mock(), b"")), ScramError::WrongProof);
-    let first = |verifier| {
-        let server = ScramServer::new(verifier, [1; NONCE_LEN]);
+    let first = |verifier: Verifier| {
+        let server = server_of(&verifier, 1, ChannelBinding::Unavailable);
         server.client_first(b"n,,n=,r=abc").unwrap().1
     };
     let salt = secret.salt("nobody");
@@ -171,8 +230,9 @@ fn client_final(client_first: &str, binding: &str) -> String {
 
 #[test]
 fn server_checks_client_final() {
-    let finish =
-        |client_first: &str, client_final: &str| challenged(client_first).0.client_final(client_final.as_bytes());
+    let finish = |client_first: &str, client_final: &str| {
+        challenged(client_first).0.client_final(&verifier(), client_final.as_bytes())
+    };
     let (n, y) = ("n,,n=,r=abc", "y,,n=,r=abc");
     let good = client_final(n, "biws");
     assert!(finish(n, &good).is_ok());
@@ -207,15 +267,16 @@ fn server_checks_client_final() {
 #[test]
 fn a_recorded_login_is_of_no_use() {
     let recorded = client_final("n,,n=,r=abc", "biws");
-    let verifier = Verifier::from_password(b"secret", b"salt", NonZeroU32::MIN);
-    let server = ScramServer::new(verifier, [99; NONCE_LEN]);
+    let server = server_of(&verifier(), 99, ChannelBinding::Unavailable);
     let (server, _) = server.client_first(b"n,,n=,r=abc").unwrap();
-    assert_eq!(refusal(server.client_final(recorded.as_bytes())), ScramError::NonceMismatch);
+    assert_eq!(refusal(server.client_final(&verifier(), recorded.as_bytes())), ScramError::NonceMismatch);
 }
 
 #[test]
 fn client_checks_server_first() {
-    let start = |message: &str| ScramClient::with_nonce("abc".to_owned()).server_first(message.as_bytes());
+    let start = |message: &str| {
+        ScramClient::with_nonce("abc".to_owned(), ChannelBinding::Unavailable).server_first(message.as_bytes())
+    };
     let challenge = start("r=abcdef,s=c2FsdA==,i=10000000,x=1").unwrap();
     assert_eq!((challenge.salt(), challenge.iterations().get()), (&b"salt"[..], ITERATIONS_MAX));
     let refused = [
@@ -254,7 +315,7 @@ fn client_checks_server_first() {
 #[test]
 fn client_checks_server_final() {
     let finish = |message: &str| {
-        let client = ScramClient::with_nonce("abc".to_owned());
+        let client = ScramClient::with_nonce("abc".to_owned(), ChannelBinding::Unavailable);
         let challenge = client.server_first(b"r=abcdef,s=c2FsdA==,i=1").unwrap();
         let keys = ScramKeys::from_password(b"secret", b"salt", NonZeroU32::MIN);
         challenge.respond(&keys).0.server_final(message.as_bytes())
@@ -276,18 +337,17 @@ fn client_checks_server_final() {
 fn survives_garbage() {
     let client_first = "n,,n=,r=abc";
     let good = client_final(client_first, "biws");
-    let verifier = Verifier::from_password(b"secret", b"salt", NonZeroU32::MIN);
     let keys = ScramKeys::from_password(b"secret", b"salt", NonZeroU32::MIN);
     let valid: [&[u8]; 4] =
         [client_first.as_bytes(), b"r=abcdef,s=c2FsdA==,i=1", good.as_bytes(), RFC_SERVER_FINAL.as_bytes()];
     garbage::throw(&valid, |bytes| {
-        let server = || ScramServer::new(verifier.clone(), [1; NONCE_LEN]);
         let _ = server().client_first(bytes);
+        let _ = server_of(&verifier(), 1, end_point(b"hash")).client_first(bytes);
         let (finishing, _) = server().client_first(client_first.as_bytes()).unwrap();
-        let accepted = finishing.client_final(bytes).is_ok();
+        let accepted = finishing.client_final(&verifier(), bytes).is_ok();
         assert!(!accepted || bytes == good.as_bytes());
 
-        let client = || ScramClient::with_nonce("abc".to_owned());
+        let client = || ScramClient::with_nonce("abc".to_owned(), ChannelBinding::Unavailable);
         let _ = client().server_first(bytes);
         let challenge = client().server_first(b"r=abcdef,s=c2FsdA==,i=1").unwrap();
         assert!(challenge.respond(&keys).0.server_final(bytes).is_err());

@@ -25,7 +25,11 @@ pub struct Verifier {
 impl Verifier {
     /// Runs PBKDF2, see [`ScramKeys::from_password`].
     pub fn from_password(password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Verifier {
-        let keys = ScramKeys::from_password(password, salt, iterations);
+        Verifier::from_keys(&ScramKeys::from_password(password, salt, iterations), salt, iterations)
+    }
+
+    /// What checks proofs made with these keys.
+    pub fn from_keys(keys: &ScramKeys, salt: &[u8], iterations: NonZeroU32) -> Verifier {
         Verifier { iterations, salt: salt.to_vec(), stored_key: keys.stored_key(), server_key: keys.server_key }
     }
 
@@ -55,6 +59,15 @@ impl Verifier {
             encode(&self.stored_key),
             encode(&self.server_key)
         )
+    }
+
+    /// What the client is asked to hash its password with.
+    pub fn salt(&self) -> &[u8] {
+        &self.salt
+    }
+
+    pub fn iterations(&self) -> NonZeroU32 {
+        self.iterations
     }
 
     /// Whether `password` in clear text is the one behind this verifier. Runs PBKDF2, see

@@ -4,6 +4,7 @@
 //! reader's own buffer, and an idle connection holds no buffer at all.
 
 use std::fmt;
+use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, UnixTime};
@@ -12,6 +13,7 @@ use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedS
 use rustls::{CommonState, HandshakeKind, PeerIncompatible, ProtocolVersion};
 
 use super::ciphers;
+use super::end_point::end_point;
 use super::verify::Recheck;
 
 /// The longest record on the wire: header, 16 KB of text, and what encryption adds.
@@ -74,7 +76,12 @@ pub(in crate::net) enum Phase {
 }
 
 enum Side {
-    Server(UnbufferedServerConnection),
+    Server {
+        connection: UnbufferedServerConnection,
+        /// The hash of the certificate that we have shown, if it has one: by now there may be
+        /// another in force.
+        end_point: Option<Arc<[u8]>>,
+    },
     Client(UnbufferedClientConnection),
 }
 
@@ -215,8 +222,13 @@ fn encrypt<D>(mut traffic: WriteTraffic<'_, D>, text: &[u8], out: &mut Vec<u8>) 
 
 impl Tls {
     /// `early` is what was read of the connection already.
-    pub(super) fn server(connection: UnbufferedServerConnection, early: &[u8], recheck: Option<Recheck>) -> Tls {
-        Tls::new(Side::Server(connection), early, recheck)
+    pub(super) fn server(
+        connection: UnbufferedServerConnection,
+        end_point: Option<Arc<[u8]>>,
+        early: &[u8],
+        recheck: Option<Recheck>,
+    ) -> Tls {
+        Tls::new(Side::Server { connection, end_point }, early, recheck)
     }
 
     pub(super) fn client(connection: UnbufferedClientConnection, recheck: Recheck) -> Tls {
@@ -238,7 +250,7 @@ impl Tls {
 
     fn common(&self) -> &CommonState {
         match &self.side {
-            Side::Server(connection) => connection,
+            Side::Server { connection, .. } => connection,
             Side::Client(connection) => connection,
         }
     }
@@ -254,7 +266,7 @@ impl Tls {
         let Tls { side, plain, out, is_ended, .. } = self;
         let mut sink = Sink { room, filled, rest: plain };
         match side {
-            Side::Server(c) => step(c.process_tls_records(input), text, &mut sink, out, is_ended),
+            Side::Server { connection: c, .. } => step(c.process_tls_records(input), text, &mut sink, out, is_ended),
             Side::Client(c) => step(c.process_tls_records(input), text, &mut sink, out, is_ended),
         }
     }
@@ -410,6 +422,15 @@ impl Tls {
     /// The certificate that the peer has shown and that was verified.
     pub(crate) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
         self.common().peer_certificates()?.first()
+    }
+
+    /// What a login inside of this connection can be bound to: the hash of the server's
+    /// certificate, which is ours or the peer's. `None` where it has none.
+    pub(crate) fn end_point(&self) -> Option<Vec<u8>> {
+        match &self.side {
+            Side::Server { end_point, .. } => end_point.as_deref().map(<[u8]>::to_vec),
+            Side::Client(_) => end_point(self.peer_certificate()?),
+        }
     }
 
     /// Version and cipher, as OpenSSL calls them.

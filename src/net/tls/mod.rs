@@ -3,6 +3,7 @@
 mod ciphers;
 mod conn;
 mod dn;
+mod end_point;
 mod expiry;
 mod files;
 mod setup;
@@ -50,6 +51,7 @@ pub(crate) fn fuzz_certificate(data: &[u8]) {
     certificate.is_of_host(name.unwrap_or("localhost"), true);
     certificate.path_len();
     certificate.has_name_constraints();
+    assert!(end_point::end_point(data).is_none_or(|hash| matches!(hash.len(), 32 | 48 | 64)));
     certificate.is_authority();
     let texts = [certificate.subject_text(), certificate.issuer_text()];
     assert!(texts.iter().all(|text| !text.contains(char::is_control)));

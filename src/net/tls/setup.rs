@@ -12,6 +12,7 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::conn::{Tls, TlsError};
+use super::end_point::end_point;
 use super::expiry::{self, Listed};
 use super::files::Stamps;
 use super::side::{Essence, Side};
@@ -56,6 +57,8 @@ pub(crate) struct Acceptor {
     /// `None`: clients are not asked for certificates.
     verifier: Option<Arc<ClientVerifier>>,
     essence: Essence,
+    /// What logins are bound to, if the certificate has a hash for that.
+    end_point: Option<Arc<[u8]>>,
 }
 
 /// TLS towards servers.
@@ -127,6 +130,7 @@ fn acceptor(side: &Side<'_>, warn: &mut impl FnMut(String)) -> Result<Acceptor, 
                 .to_owned(),
         ));
     };
+    let end_point = key.end_entity_cert().ok().and_then(|der| end_point(der)).map(Arc::from);
     let authorities = side.authorities()?;
     if authorities.is_none() && side.demands_certificate() {
         return Err(SetupError("client_tls_sslmode requires client_tls_ca_file".to_owned()));
@@ -150,7 +154,7 @@ fn acceptor(side: &Side<'_>, warn: &mut impl FnMut(String)) -> Result<Acceptor, 
     config.ticketer = provider::Ticketer::new().map_err(|e| SetupError(e.to_string()))?;
     config.send_tls13_tickets = 1;
     let (is_required, essence) = (side.is_required(), side.essence());
-    Ok(Acceptor { is_required, config: Arc::new(config), verifier, essence })
+    Ok(Acceptor { is_required, config: Arc::new(config), verifier, essence, end_point })
 }
 
 fn dialer(side: &Side<'_>, warn: &mut impl FnMut(String)) -> Result<Dialer, SetupError> {
@@ -209,7 +213,7 @@ impl Acceptor {
     /// A connection of which `early` was read already.
     pub(crate) fn begin(&self, early: &[u8]) -> Result<Tls, TlsError> {
         let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))?;
-        Ok(Tls::server(connection, early, self.verifier.clone().map(Recheck::Client)))
+        Ok(Tls::server(connection, self.end_point.clone(), early, self.verifier.clone().map(Recheck::Client)))
     }
 }
 

@@ -80,7 +80,7 @@ impl<'a> Der<'a> {
     }
 
     /// The same if it is of this kind, or nothing is taken.
-    fn take_if(&mut self, tag: u8) -> Option<&'a [u8]> {
+    pub(super) fn take_if(&mut self, tag: u8) -> Option<&'a [u8]> {
         if self.0.first() == Some(&tag) { self.take(tag) } else { None }
     }
 }

@@ -1,75 +1,74 @@
 //! SCRAM keys of passwords, kept: making them takes longer than most queries.
 
-use std::collections::HashMap;
-use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::fmt;
 
 use pgweir_config::Secret;
 use pgweir_proto::scram::{Challenge, ScramKeys};
 
-/// The latest keys of each user. Servers of one cluster, and its replicas, ask for the same.
-#[derive(Debug, Default)]
+use crate::auth::{Computing, Kept};
+
+/// The keys of passwords under the salts and counts that servers have asked for. Servers of one
+/// cluster, and its replicas, ask for the same.
+#[derive(Default)]
 pub(crate) struct KeyCache {
-    /// Protects the map; not held while keys are made.
-    users: Mutex<HashMap<Arc<str>, Entry>>,
+    computing: Computing,
+    made: Kept<ScramKeys>,
 }
 
-#[derive(Debug, Clone, PartialEq)]
-struct Entry {
-    password: Secret,
-    salt: Vec<u8>,
-    iterations: NonZeroU32,
-    keys: ScramKeys,
+impl fmt::Debug for KeyCache {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("KeyCache(..)")
+    }
 }
 
 impl KeyCache {
     /// The keys that `challenge` asks for. `None` if the runtime is shutting down.
-    pub(super) async fn keys(&self, user: &Arc<str>, password: &Secret, challenge: &Challenge) -> Option<ScramKeys> {
-        let (salt, iterations) = (challenge.salt().to_vec(), challenge.iterations());
-        let is_for =
-            |entry: &&Entry| entry.password == *password && entry.salt == salt && entry.iterations == iterations;
-        if let Some(entry) = self.users.lock().unwrap_or_else(PoisonError::into_inner).get(user).filter(is_for) {
-            return Some(entry.keys.clone());
-        }
-        let password = password.clone();
-        let making = tokio::task::spawn_blocking(move || {
-            let keys = ScramKeys::from_password(password.expose().as_bytes(), &salt, iterations);
-            Entry { password, salt, iterations, keys }
-        });
-        let entry = making.await.ok()?;
-        let keys = entry.keys.clone();
-        self.users.lock().unwrap_or_else(PoisonError::into_inner).insert(Arc::clone(user), entry);
-        Some(keys)
+    pub(super) async fn keys(&self, password: &Secret, challenge: &Challenge) -> Option<ScramKeys> {
+        let (password, salt, iterations) = (password.expose().as_bytes(), challenge.salt(), challenge.iterations());
+        let note = self.made.note(&[password, salt, &iterations.get().to_be_bytes()]);
+        self.made.get_or_make(note, self.computing.keys(password, salt, iterations)).await
+    }
+
+    /// A reload: passwords may have changed.
+    pub(crate) fn clear(&self) {
+        self.made.clear();
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use pgweir_proto::scram::ScramClient;
+    use pgweir_proto::scram::{ChannelBinding, ScramClient};
+    use std::num::NonZeroU32;
 
     fn challenge(salt: &str, iterations: u32) -> Challenge {
-        let client = ScramClient::new([1; 18]);
+        let client = ScramClient::new([1; 18], ChannelBinding::Unavailable);
         let nonce = client.client_first().split_once("r=").unwrap().1.to_owned();
         client.server_first(format!("r={nonce}x,s={salt},i={iterations}").as_bytes()).unwrap()
     }
 
     #[tokio::test]
     async fn keys_are_made_once_per_password_salt_and_count() {
-        let (user, cache, password) = (Arc::from("bob"), KeyCache::default(), Secret::new("secret"));
-        let made = cache.keys(&user, &password, &challenge("AAAA", 2)).await.unwrap();
-        // What is in the cache now is what comes out of it.
-        let other = ScramKeys::from_password(b"x", b"x", NonZeroU32::MIN);
-        cache.users.lock().unwrap().get_mut(&user).unwrap().keys = other.clone();
-        assert_eq!(cache.keys(&user, &password, &challenge("AAAA", 2)).await, Some(other.clone()));
-        for (password, challenge) in [
-            (Secret::new("other"), challenge("AAAA", 2)),
-            (password.clone(), challenge("AAAB", 2)),
-            (password.clone(), challenge("AAAA", 3)),
-        ] {
-            let fresh = cache.keys(&user, &password, &challenge).await.unwrap();
-            assert!(fresh != other && fresh != made);
+        let (cache, password) = (KeyCache::default(), Secret::new("secret"));
+        let keys = async |password: &str, salt, iterations| {
+            cache.keys(&Secret::new(password), &challenge(salt, iterations)).await
+        };
+        // Servers of two clusters, logged in to in turn.
+        for _ in 0..3 {
+            for (salt, iterations) in [("AAAA", 2), ("AAAB", 2), ("AAAA", 3)] {
+                let made = ScramKeys::from_password(
+                    b"secret",
+                    challenge(salt, iterations).salt(),
+                    NonZeroU32::new(iterations).unwrap(),
+                );
+                assert_eq!(cache.keys(&password, &challenge(salt, iterations)).await, Some(made));
+            }
         }
-        assert_eq!(cache.keys(&user, &password, &challenge("AAAA", 2)).await, Some(made));
+        assert_eq!(cache.computing.iterations(), 2 + 2 + 3);
+        assert_ne!(keys("other", "AAAA", 2).await, keys("secret", "AAAA", 2).await);
+        assert_eq!(cache.computing.iterations(), 7 + 2);
+        cache.clear();
+        keys("secret", "AAAA", 2).await.unwrap();
+        assert_eq!(cache.computing.iterations(), 9 + 2);
     }
 }

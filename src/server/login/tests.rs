@@ -5,7 +5,7 @@ use pgweir_proto::console;
 use pgweir_proto::error_response::{ErrorResponse, Severity};
 use pgweir_proto::frame;
 use pgweir_proto::frontend;
-use pgweir_proto::scram::{ScramServer, Verifier};
+use pgweir_proto::scram::{ChannelBinding, ScramServer, Verifier};
 use pgweir_proto::sqlstate::SqlState;
 use tokio::io::DuplexStream;
 
@@ -43,13 +43,14 @@ async fn login_over<F: Future<Output = ()>>(
     secret: ServerSecret,
     serve: impl FnOnce(Fake<DuplexStream>) -> F,
 ) -> Result<Greeting, LoginError> {
-    login_in(ProtocolVersion::V3_0, streams, secret, serve).await
+    login_in(ProtocolVersion::V3_0, streams, secret, None, serve).await
 }
 
 async fn login_in<F: Future<Output = ()>>(
     protocol: ProtocolVersion,
     (ours, theirs): (DuplexStream, DuplexStream),
     secret: ServerSecret,
+    end_point: Option<Vec<u8>>,
     serve: impl FnOnce(Fake<DuplexStream>) -> F,
 ) -> Result<Greeting, LoginError> {
     let ours = async move {
@@ -61,6 +62,7 @@ async fn login_in<F: Future<Output = ()>>(
             credentials,
             protocol,
             keys: &KeyCache::default(),
+            end_point,
             prefix: &"test",
             notices: Vec::new(),
         };
@@ -80,7 +82,7 @@ async fn answered(write: impl FnOnce(&mut Vec<u8>)) -> Result<Greeting, LoginErr
 
 /// The same for a login that asks for protocol 3.2.
 async fn answered_in_3_2(write: impl FnOnce(&mut Vec<u8>)) -> Result<Greeting, LoginError> {
-    login_in(ProtocolVersion::V3_2, tokio::io::duplex(1), plain(), async |mut server| {
+    login_in(ProtocolVersion::V3_2, tokio::io::duplex(1), plain(), None, async |mut server| {
         assert_eq!(server.startup().await.protocol, ProtocolVersion::V3_2);
         server.send(write).await;
     })
@@ -165,19 +167,34 @@ async fn md5_from_password_and_from_hash() {
 
 /// Asks for SCRAM as a server with `verifier` does; `finish` gives its last word from the signature.
 async fn serve_scram(
-    mut server: Fake<DuplexStream>,
+    server: Fake<DuplexStream>,
     verifier: Verifier,
     finish: impl FnOnce(&mut Vec<u8>, Result<String, ScramError>),
 ) {
+    // We can see no TLS, whatever the server sees.
+    let offered = [SCRAM_SHA_256_PLUS, SCRAM_SHA_256];
+    serve_bound(server, verifier, &offered, SCRAM_SHA_256, ChannelBinding::Unavailable, finish).await;
+}
+
+/// The same with what it offers, which of it is to be chosen, and what it knows of the connection.
+async fn serve_bound(
+    mut server: Fake<DuplexStream>,
+    verifier: Verifier,
+    offered: &[&str],
+    chosen: &str,
+    binding: ChannelBinding,
+    finish: impl FnOnce(&mut Vec<u8>, Result<String, ScramError>),
+) {
     server.startup().await;
-    server.send(|out| auth::authentication_sasl(out, &["SCRAM-SHA-256-PLUS", SCRAM_SHA_256])).await;
+    server.send(|out| auth::authentication_sasl(out, offered)).await;
     let (_, body) = server.receive().await;
     let first = SaslInitialResponse::parse(&body).unwrap();
-    assert_eq!(first.mechanism, SCRAM_SHA_256);
-    let (state, server_first) = ScramServer::new(verifier, [9; 18]).client_first(first.data.unwrap()).unwrap();
+    assert_eq!(first.mechanism, chosen);
+    let state = ScramServer::new(verifier.salt(), verifier.iterations(), [9; 18], binding);
+    let (state, server_first) = state.client_first(first.data.unwrap()).unwrap();
     server.send(|out| auth::authentication_sasl_continue(out, server_first.as_bytes())).await;
     let (_, body) = server.receive().await;
-    server.send(|out| finish(out, state.client_final(&body).map(|(_, signature)| signature))).await;
+    server.send(|out| finish(out, state.client_final(&verifier, &body).map(|(_, signature)| signature))).await;
 }
 
 fn accept(out: &mut Vec<u8>, signature: Result<String, ScramError>) {
@@ -190,6 +207,75 @@ fn accept(out: &mut Vec<u8>, signature: Result<String, ScramError>) {
 async fn scram_from_password_and_from_keys() {
     for secret in [plain(), scram_keys(PASSWORD)] {
         login(secret, |server| serve_scram(server, verifier(PASSWORD), accept)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn the_login_is_bound_where_the_server_can() {
+    let both = [SCRAM_SHA_256_PLUS, SCRAM_SHA_256];
+    let log_in = async |secret, end_point: Option<&[u8]>, offered: &[&str], chosen, binding, finish| {
+        let serve = |server| serve_bound(server, verifier(PASSWORD), offered, chosen, binding, finish);
+        let streams = tokio::io::duplex(1);
+        login_in(ProtocolVersion::V3_0, streams, secret, end_point.map(<[u8]>::to_vec), serve).await
+    };
+    type Finish = fn(&mut Vec<u8>, Result<String, ScramError>);
+    let bound = || ChannelBinding::EndPoint(b"hash".to_vec());
+    for secret in [plain(), scram_keys(PASSWORD)] {
+        let done = log_in(secret.clone(), Some(b"hash"), &both, SCRAM_SHA_256_PLUS, bound(), accept as Finish);
+        done.await.unwrap();
+        let only = [SCRAM_SHA_256_PLUS];
+        let done = log_in(secret.clone(), Some(b"hash"), &only, SCRAM_SHA_256_PLUS, bound(), accept as Finish);
+        done.await.unwrap();
+        // A server that cannot is told that we could.
+        let unbound = ChannelBinding::Unavailable;
+        let done = log_in(secret, Some(b"hash"), &[SCRAM_SHA_256], SCRAM_SHA_256, unbound, accept as Finish);
+        done.await.unwrap();
+    }
+    // The server has another certificate than the one that we have seen.
+    let refuse: Finish = |out, signature| {
+        assert_eq!(signature, Err(ScramError::ChannelBindingMismatch));
+        refusal(out, b"28000", "SCRAM channel binding check failed");
+    };
+    let done = log_in(plain(), Some(b"other"), &both, SCRAM_SHA_256_PLUS, bound(), refuse).await;
+    assert!(matches!(done, Err(LoginError::Server(_))), "{done:?}");
+    let nothing_left = answered(|out| auth::authentication_sasl(out, &[SCRAM_SHA_256_PLUS]));
+    assert_eq!(auth_error(nothing_left.await), AuthError::UnsupportedMechanisms);
+}
+
+/// Whoever takes the offer away from between finds that the server knows.
+#[tokio::test]
+async fn an_offer_that_was_taken_away_is_seen_by_the_server() {
+    let serve = async |mut server: Fake<DuplexStream>| {
+        server.startup().await;
+        server.send(|out| auth::authentication_sasl(out, &[SCRAM_SHA_256])).await;
+        let (_, body) = server.receive().await;
+        let first = SaslInitialResponse::parse(&body).unwrap();
+        let state = ScramServer::new(b"salt", NonZeroU32::MIN, [9; 18], ChannelBinding::Unused);
+        let refused = state.client_first(first.data.unwrap()).map(drop);
+        assert_eq!(refused, Err(ScramError::ChannelBindingDowngrade));
+        server.send(|out| refusal(out, b"28000", "SCRAM channel binding negotiation error")).await;
+    };
+    let done = login_in(ProtocolVersion::V3_0, tokio::io::duplex(1), plain(), Some(b"hash".to_vec()), serve).await;
+    let text = text(done);
+    assert_eq!(text, "server login failed: FATAL SCRAM channel binding negotiation error (SQLSTATE 28000)");
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_hours_of_computation_is_refused() {
+    for iterations in ["10000001", "4294967295", "99999999999999999999", "0", "-1", ""] {
+        let done = login(plain(), async |mut server| {
+            server.startup().await;
+            server.send(|out| auth::authentication_sasl(out, &[SCRAM_SHA_256])).await;
+            let (_, body) = server.receive().await;
+            let first = SaslInitialResponse::parse(&body).unwrap();
+            let nonce = std::str::from_utf8(first.data.unwrap()).unwrap().split_once("r=").unwrap().1;
+            let server_first = format!("r={nonce}x,s=c2FsdA==,i={iterations}");
+            server.send(|out| auth::authentication_sasl_continue(out, server_first.as_bytes())).await;
+            server.end().await;
+        });
+        let error = auth_error(done.await);
+        let malformed = AuthError::Scram(ScramError::Malformed("iteration count"));
+        assert!(error == AuthError::Scram(ScramError::IterationCount) || error == malformed, "{error:?}");
     }
 }
 
@@ -433,6 +519,7 @@ async fn reports_behind_the_end_are_taken() {
         credentials,
         protocol: ProtocolVersion::V3_0,
         keys: &KeyCache::default(),
+        end_point: None,
         prefix: &"test",
         notices: Vec::new(),
     };
