@@ -28,6 +28,7 @@ mod random_steps;
 mod relay;
 mod replication;
 mod replication_programs;
+mod scram;
 mod server_protocol;
 mod servers;
 mod session_use;

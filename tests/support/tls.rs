@@ -9,7 +9,9 @@ use std::thread;
 
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, RootCertStore};
+use rustls::{
+    ClientConfig, ClientConnection, Connection, HandshakeKind, RootCertStore, ServerConfig, ServerConnection,
+};
 
 use super::messages as msg;
 use super::postgres::Postgres;
@@ -196,7 +198,7 @@ impl Tunnel {
 }
 
 fn tunnel(
-    mut near: TcpStream,
+    near: TcpStream,
     to: u16,
     config: Arc<ClientConfig>,
     through: &Through,
@@ -212,8 +214,60 @@ fn tunnel(
         assert_eq!(answer, *b"S");
     }
     let name = ServerName::try_from("localhost").expect("a name");
-    let tls = Arc::new(Mutex::new(ClientConnection::new(config, name).expect("a connection")));
-    let piece = through.piece;
+    let tls = ClientConnection::new(config, name).expect("a connection");
+    pump(near, far, tls.into(), through.piece, resumed, |_| ())
+}
+
+/// Somebody between a client and a server, both of which speak TLS, with a certificate of his own.
+pub(crate) struct Middle {
+    pub(crate) port: u16,
+}
+
+impl Middle {
+    /// Where `strips`, no mechanism with channel binding is offered to the client.
+    pub(crate) fn start(to: u16, name: &'static str, strips: bool) -> Middle {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("listen");
+        let port = listener.local_addr().expect("an address").port();
+        let onward = Tunnel::start(to, Through::default());
+        let chain = vec![CertificateDer::from_pem_file(certificate(name)).expect("a certificate")];
+        let key = PrivateKeyDer::from_pem_file(key(name)).expect("a key");
+        let config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key).expect("a pair");
+        let config = Arc::new(config);
+        thread::spawn(move || {
+            for client in listener.incoming().flatten() {
+                let (config, to) = (Arc::clone(&config), onward.port);
+                thread::spawn(move || between(client, to, config, strips));
+            }
+        });
+        Middle { port }
+    }
+}
+
+fn between(mut client: TcpStream, to: u16, config: Arc<ServerConfig>, strips: bool) -> std::io::Result<()> {
+    let mut request = [0; 8];
+    client.read_exact(&mut request)?;
+    client.write_all(b"S")?;
+    let tls = ServerConnection::new(config).map_err(std::io::Error::other)?;
+    let change = |text: &mut [u8]| {
+        const PLUS: &[u8] = b"SCRAM-SHA-256-PLUS";
+        if let Some(at) = text.windows(PLUS.len()).position(|window| strips && window == PLUS) {
+            text[at..at + PLUS.len()].fill(b'X');
+        }
+    };
+    pump(TcpStream::connect(("127.0.0.1", to))?, client, tls.into(), 0, &AtomicUsize::new(0), change)
+}
+
+/// Carries what comes on `near` to `far` by TLS, after a `change` of the same length, and back. A
+/// short handshake is counted.
+fn pump(
+    mut near: TcpStream,
+    mut far: TcpStream,
+    tls: Connection,
+    piece: usize,
+    resumed: &AtomicUsize,
+    change: impl Fn(&mut [u8]),
+) -> std::io::Result<()> {
+    let tls = Arc::new(Mutex::new(tls));
     // Only the handshake is read and written in turn.
     while tls.lock().expect("tls").is_handshaking() {
         let out = take_out(&tls);
@@ -242,6 +296,7 @@ fn tunnel(
     let mut plain = [0; 16 * 1024];
     loop {
         let n = near.read(&mut plain)?;
+        change(&mut plain[..n]);
         {
             let mut tls = tls.lock().expect("tls");
             match n {
@@ -258,7 +313,7 @@ fn tunnel(
 }
 
 /// Reads once, and adds what comes of it to `plain`; false at the end.
-fn take_in(tls: &Mutex<ClientConnection>, far: &mut TcpStream, plain: &mut Vec<u8>) -> std::io::Result<bool> {
+fn take_in(tls: &Mutex<Connection>, far: &mut TcpStream, plain: &mut Vec<u8>) -> std::io::Result<bool> {
     let mut chunk = [0; 16 * 1024];
     let n = far.read(&mut chunk)?;
     let mut rest = &chunk[..n];
@@ -272,7 +327,7 @@ fn take_in(tls: &Mutex<ClientConnection>, far: &mut TcpStream, plain: &mut Vec<u
     Ok(n > 0)
 }
 
-fn take_out(tls: &Mutex<ClientConnection>) -> Vec<u8> {
+fn take_out(tls: &Mutex<Connection>) -> Vec<u8> {
     let (mut tls, mut out) = (tls.lock().expect("tls"), Vec::new());
     while tls.wants_write() {
         tls.write_tls(&mut out).expect("write to memory");
