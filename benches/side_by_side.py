@@ -5,16 +5,20 @@ Load: pgbench runs through each pooler in turn, several rounds. Printed are medi
 second, the pooler's own CPU time per transaction (user and system, from /proc), latency, memory, and their ratios to
 the first pooler in the same round. The ratios are what to quote: the absolute figures are the machine's.
 
+Logins: so many clients log in again and again, by SCRAM-SHA-256 without and with TLS, beside eight that are in and run
+a query now and then. Printed are logins per second, the pooler's CPU time for each, and the latency of the eight's
+queries, before and meanwhile.
+
 Memory: so many clients log in, then each runs one query, and stays. Printed is what the pooler's resident memory grew
 by, for each client.
 
 A pooler is NAME=BINARY, where BINARY takes a pgbouncer.ini; "direct" is PostgreSQL without one. Example:
 
-  side_by_side.py --load 32/8 --load 200/20 --idle 10000 pgbouncer=/usr/sbin/pgbouncer pgweir=target/release/pgweir
+  side_by_side.py --load 32/8 --load 200/20 --logins 16 --idle 10000 pgbouncer=/usr/sbin/pgbouncer pgweir=target/release/pgweir
 
 The environment reaches the poolers: PGWEIR_WORKERS=1 gives pgweir one worker.
 """
-import argparse, contextlib, glob, os, re, resource, shutil, signal
+import argparse, contextlib, glob, json, os, re, resource, shutil, signal
 import socket, statistics, struct, subprocess, sys, tempfile, time
 
 PGBIN = os.environ.get("PGBIN") or max(glob.glob("/usr/lib/postgresql/*/bin"), default="")
@@ -108,8 +112,8 @@ class Pooler:
         self.version = run([self.binary, "-V"]).split("\n", 1)[0]
 
     @contextlib.contextmanager
-    def running(self, postgres, servers, clients, mode):
-        users = write(f"{self.dir}/users.txt", '"bench" ""\n')
+    def running(self, postgres, servers, clients, mode, auth_type="trust", tls=False):
+        users = write(f"{self.dir}/users.txt", '"bench" "bench"\n')
         # PgBouncer before 1.21 refuses to know it.
         prepared = "max_prepared_statements = 200" if mode == "prepared" else ""
         ini = write(f"{self.dir}/pooler.ini", f"""[databases]
@@ -119,7 +123,7 @@ bench = host=127.0.0.1 port={postgres.port} dbname=bench
 listen_addr = 127.0.0.1
 listen_port = {self.port}
 unix_socket_dir =
-auth_type = trust
+auth_type = {auth_type}
 auth_file = {users}
 pool_mode = transaction
 default_pool_size = {servers}
@@ -128,6 +132,7 @@ log_connections = 0
 log_disconnections = 0
 log_stats = 0
 {prepared}
+{self.tls_settings() if tls else ""}
 """)
         with open(f"{self.dir}/log", "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(unprivileged([self.binary, ini]), stdout=log, stderr=log, cwd=self.dir)
@@ -145,6 +150,14 @@ log_stats = 0
                 return
             time.sleep(0.05)
         raise SystemExit(f"{self.name} does not listen:\n{read(f'{self.dir}/log')}")
+
+    def tls_settings(self):
+        key, certificate = f"{self.dir}/key.pem", f"{self.dir}/certificate.pem"
+        run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
+             "-subj", "/CN=localhost", "-keyout", key, "-out", certificate])
+        if os.getuid() == 0:
+            shutil.chown(key, ACCOUNT, ACCOUNT)
+        return f"client_tls_sslmode = allow\nclient_tls_key_file = {key}\nclient_tls_cert_file = {certificate}\n"
 
     def cpu_secs(self):
         fields = read(f"/proc/{self.process.pid}/stat").rsplit(")", 1)[1].split()
@@ -193,6 +206,59 @@ def load_table(root, postgres, poolers, clients, servers, args):
         ratios = [ratio(mine, first, column) for column in (0, 1, 3)]
         print(f"{name:12}{tps:8.0f} {ratios[0]:16}{cpu:7.1f} {ratios[1]:16}"
               f"{p50:7.2f} {p99:7.2f} {ratios[2]:16}{rss:6.1f}", flush=True)
+
+
+def built_logins():
+    """The program that logs in; see logins/."""
+    out = run(["cargo", "build", "--release", "-p", "pgweir-logins", "--message-format=json"])
+    messages = (json.loads(line) for line in out.splitlines())
+    return next(message["executable"] for message in messages if message.get("target", {}).get("name") == "pgweir-logins")
+
+
+def queries_of_those_in(port, root, args):
+    """pgbench, started: eight clients that are in and ask for little."""
+    command = [f"{PGBIN}/pgbench", "-n", "-h", "127.0.0.1", "-p", str(port), "-U", "bench", "-c", "8", "-R", "800"]
+    command += ["-T", str(args.seconds), "-l", f"--log-prefix={root}/in", "-f", write(f"{root}/in.sql", "select 1;\n")]
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    return subprocess.Popen([*command, "bench"], env={**os.environ, "PGPASSWORD": "bench"}, **quiet)
+
+
+def p99_of_those_in(root):
+    # Without the time that pgbench itself is late.
+    latencies = []
+    for path in glob.glob(f"{root}/in.*[0-9]"):
+        fields = [line.split() for line in read(path).splitlines()]
+        latencies += [(int(of[2]) - int(of[6])) / 1000 for of in fields]
+        os.unlink(path)
+    return sorted(latencies)[int(len(latencies) * 0.99)]
+
+
+def logins_table(root, postgres, poolers, clients, args, tls):
+    print(f"\nlogins by SCRAM{' over TLS' if tls else ''}: {clients} clients, medians of {args.rounds} x {args.seconds} s; "
+          f"x = ratio to {poolers[0].name}, its range in brackets; p99 of those in alone and meanwhile")
+    rounds, program = {pooler.name: [] for pooler in poolers}, built_logins()
+    with contextlib.ExitStack() as stack:
+        for pooler in poolers:
+            stack.enter_context(pooler.running(postgres, 8, clients, args.mode, "scram-sha-256", tls))
+        for _ in range(args.rounds):
+            for pooler in poolers:
+                queries_of_those_in(pooler.port, root, args).wait()
+                alone = p99_of_those_in(root)
+                command = [program, "--port", str(pooler.port), "--clients", str(clients), "--seconds", str(args.seconds)]
+                before = pooler.cpu_secs()
+                per_sec, p50, _ = map(float, run([*command, *(["--tls"] if tls else [])]).split())
+                cpu_us = (pooler.cpu_secs() - before) / (per_sec * args.seconds) * 1e6
+                queries = queries_of_those_in(pooler.port, root, args)
+                run([*command, *(["--tls"] if tls else [])])
+                queries.wait()
+                rounds[pooler.name].append((per_sec, cpu_us, p50, alone, p99_of_those_in(root)))
+    print(f"{'':12}{'logins':>8} {'x':16}{'CPU us':>7} {'x':16}{'p50 ms':>7}{'p99 in':>8}{'meanwhile':>10}")
+    first = rounds[poolers[0].name]
+    for name, mine in rounds.items():
+        per_sec, cpu, p50, alone, meanwhile = (statistics.median(values) for values in zip(*mine))
+        ratios = [ratio(mine, first, column) for column in (0, 1)]
+        print(f"{name:12}{per_sec:8.0f} {ratios[0]:16}{cpu:7.1f} {ratios[1]:16}{p50:7.2f}{alone:8.2f}{meanwhile:10.2f}",
+              flush=True)
 
 
 def ratio(mine, first, column):
@@ -262,6 +328,7 @@ def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pooler", nargs="+", metavar="NAME=BINARY | direct")
     parser.add_argument("--load", action="append", default=[], type=clients_and_servers, metavar="CLIENTS/SERVERS")
+    parser.add_argument("--logins", action="append", default=[], type=int, metavar="CLIENTS")
     parser.add_argument("--idle", type=int, metavar="CLIENTS", help="measure memory with so many idle clients")
     parser.add_argument("--work", choices=WORKS, default="select1")
     parser.add_argument("--mode", choices=["simple", "extended", "prepared"], default="simple")
@@ -291,6 +358,10 @@ def main():
             print(f"{os.cpu_count()} cores, {busy:.0f} % busy before{': the figures will be noise' if busy > 5 else ''}")
             for clients, servers in args.load:
                 load_table(root, postgres, poolers, clients, servers, args)
+            pure = [pooler for pooler in poolers if pooler is not postgres]
+            for clients in args.logins:
+                for tls in (False, True):
+                    logins_table(root, postgres, pure, clients, args, tls)
             if args.idle:
                 idle_table(postgres, poolers, args.idle)
 

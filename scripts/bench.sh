@@ -9,5 +9,5 @@ cd "$(dirname "$0")/.."
 scripts/deps.sh bench
 cargo build --release --locked
 PGBIN=$(pg_bin) PGWEIR_WORKERS=${WORKERS:-1} exec benches/side_by_side.py \
-    --load 32/8 --load 200/20 --idle 10000 \
+    --load 32/8 --load 200/20 --logins 16 --idle 10000 \
     "pgbouncer=${PGBOUNCER:-/usr/sbin/pgbouncer}" "pgweir=$(target_dir)/release/pgweir"

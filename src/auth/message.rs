@@ -11,6 +11,9 @@ use super::AuthError;
 /// Longest answer to an md5 or SCRAM request that is read. Honest ones have some 100 bytes.
 pub(super) const PROOF_LEN_MAX: usize = 8 * 1024;
 
+/// Room for what is read at once: with SCRAM-SHA-256-PLUS honest answers have some 300 bytes.
+const HONEST_LEN: usize = 512;
+
 const EOF: AuthError = AuthError::Gone("client unexpected eof");
 
 /// Sends what `write` appends.
@@ -21,7 +24,6 @@ pub(super) async fn send<S: AsyncWrite + Unpin>(
     let mut out = Vec::new();
     write(&mut out);
     stream.write_all(&out).await.map_err(|_| EOF)?;
-    stream.flush().await.map_err(|_| EOF)?;
     stream.flush().await.map_err(|_| EOF)
 }
 
@@ -44,7 +46,7 @@ pub(super) async fn receive<S: AsyncRead + Unpin>(stream: &mut S, body_len_max: 
             return Err(AuthError::protocol(ClientError::BadPacketHeader(hex)));
         }
     };
-    let mut body = Vec::new();
+    let mut body = Vec::with_capacity(body_len.min(HONEST_LEN));
     let mut rest = stream.take(body_len as u64);
     rest.read_to_end(&mut body).await.map_err(|_| EOF)?;
     if body.len() < body_len { Err(EOF) } else { Ok(body) }

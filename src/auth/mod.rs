@@ -87,6 +87,8 @@ pub(crate) struct Granted {
     /// The password in clear text, from `auth_type=plain`. `None` with every other method,
     /// and for a password that is not UTF-8.
     pub(crate) plain: Option<Secret>,
+    /// The last message of the method, which the client gets together with the welcome.
+    pub(crate) unsent: Vec<u8>,
 }
 
 /// Why a login failed. The caller tells the client, writes the log and closes.

@@ -42,8 +42,9 @@ pub(super) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
     };
     match proven {
         Ok((keys, server_final)) => {
-            message::send(stream, |out| authentication_sasl_final(out, server_final.as_bytes())).await?;
-            Ok(Granted { scram_keys: is_stored.then_some(keys), plain: None })
+            let mut unsent = Vec::new();
+            authentication_sasl_final(&mut unsent, server_final.as_bytes());
+            Ok(Granted { scram_keys: is_stored.then_some(keys), plain: None, unsent })
         }
         Err(reason) => {
             // The first login of a user with a password takes longer than that of one whom there

@@ -58,7 +58,13 @@ async fn log_in_from<F: Future>(
     client: impl FnOnce(DuplexStream) -> F,
 ) -> (Outcome, F::Output) {
     let (near, mut far) = duplex(64 * 1024);
-    let server = async move { authenticate(&mut far, &Method::of(method)?, origin, user, config, context).await };
+    let server = async move {
+        let outcome = authenticate(&mut far, &Method::of(method)?, origin, user, config, context).await;
+        if let Ok(granted) = &outcome {
+            let _ = far.write_all(&granted.unsent).await;
+        }
+        outcome
+    };
     let both = async { tokio::join!(server, client(near)) };
     tokio::time::timeout(Duration::from_secs(10), both).await.expect("the login hangs")
 }

@@ -9,11 +9,12 @@ use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::client_error::ClientError;
 use pgweir_proto::replication::Replication;
 use pgweir_proto::startup::ProtocolVersion;
+use tokio::io::AsyncWriteExt;
 
 use super::cancel::CancelRequest;
 use super::end::End;
 use super::handshake::{self, Encryption, HandshakeError, Hello, Startup};
-use super::secrets::Secrets;
+use super::secrets::{Proven, Secrets};
 use super::session::Session;
 use super::session_use::Told;
 use super::welcome::welcome;
@@ -140,8 +141,11 @@ pub(super) async fn log_in(
             let left = limit.map(|limit| limit.saturating_sub(elapsed));
             let welcomed = match walsender {
                 // It may have to queue, as others do once they are in: query_wait_timeout is for that.
-                Some(walsender) => replication::welcome(&mut session, &config, walsender).await,
-                None => within(left, ClientError::LoginTimeoutServerDown, welcome(&mut session, &config)).await,
+                Some(walsender) => replication::welcome(&mut session, &config, walsender, admitted.unsent).await,
+                None => {
+                    let welcome = welcome(&mut session, &config, admitted.unsent);
+                    within(left, ClientError::LoginTimeoutServerDown, welcome).await
+                }
             };
             if let Err(refused) = welcomed {
                 session.finish(match refused {
@@ -162,6 +166,8 @@ struct Admitted {
     /// The parameters that it asked for.
     asked: Parameters,
     place: Place,
+    /// What it gets in front of its welcome.
+    unsent: Vec<u8>,
 }
 
 enum Place {
@@ -227,7 +233,7 @@ async fn identify(
     if startup.database == CONSOLE_DATABASE {
         let access = console_access(clients, worker, config, stream, &who.ends, &startup).await?;
         let permits = console_permits(pools, config, &startup.user, access)?;
-        return Ok(Admitted { asked, place: Place::Console(access, permits) });
+        return Ok(Admitted { asked, place: Place::Console(access, permits), unsent: Vec::new() });
     }
     if pools.shutdown().is_some() {
         return Err(ClientError::ShuttingDown.into());
@@ -240,14 +246,18 @@ async fn identify(
     // Nothing is kept of a name that a stranger asks for.
     let entry = config.database(&startup.database);
     let forced = entry.and_then(|entry| entry.user.clone());
-    let secret = authenticate(clients, worker, config, stream, &who.ends, &startup, forced.is_some()).await?;
+    let proven = authenticate(clients, worker, config, stream, &who.ends, &startup, forced.is_some()).await?;
     let database =
         pools.database(&startup.database).ok_or_else(|| ClientError::NoSuchDatabase(startup.database.clone()))?;
     if database.is_disabled() {
         return Err(ClientError::DatabaseDisabled(startup.database.clone()).into());
     }
-    place(clients, config, database, &startup, forced, secret)
-        .map(|place| Admitted { asked, place: Place::Pool(place) })
+    let Proven { secret, unsent } = proven;
+    place(clients, config, database, &startup, forced, secret).map(|place| Admitted {
+        asked,
+        place: Place::Pool(place),
+        unsent,
+    })
 }
 
 /// The startup packet, inside TLS if the client wants that or must.
@@ -322,7 +332,7 @@ async fn end_of(stream: &Stream) {
     }
 }
 
-/// Returns what the client's login has shown to log in to the server with.
+/// Who the client is has been proven by what is returned.
 async fn authenticate(
     clients: &Clients,
     worker: usize,
@@ -331,7 +341,7 @@ async fn authenticate(
     ends: &Ends,
     startup: &Startup,
     is_forced: bool,
-) -> Result<Option<ServerSecret>, Refused> {
+) -> Result<Proven, Refused> {
     let origin = Origin::new(stream, ends);
     let Startup { database, user, .. } = startup;
     let is_physical = startup.walsender.as_ref().is_some_and(|walsender| walsender.kind == Replication::Physical);
@@ -363,7 +373,11 @@ async fn console_access(
     if auth::is_console_owner(stream, &startup.user) {
         return Ok(ConsoleAccess::Admin);
     }
-    authenticate(clients, worker, config, stream, ends, startup, false).await?;
+    let proven = authenticate(clients, worker, config, stream, ends, startup, false).await?;
+    // The console itself knows nothing of methods.
+    let gone = |e: std::io::Error| Refused::Gone(e.to_string());
+    stream.write_all(&proven.unsent).await.map_err(gone)?;
+    stream.flush().await.map_err(gone)?;
     if settings.admin_users.has(&startup.user) {
         Ok(ConsoleAccess::Admin)
     } else if settings.stats_users.has(&startup.user) {

@@ -16,12 +16,17 @@ use crate::server::connect::Welcome;
 use crate::server::parameters::Parameters;
 
 /// Gets the client its server, and tells it what that server has said.
-pub(super) async fn welcome(session: &mut Session, config: &Config, walsender: Walsender) -> Result<(), Refused> {
+pub(super) async fn welcome(
+    session: &mut Session,
+    config: &Config,
+    walsender: Walsender,
+    unsent: Vec<u8>,
+) -> Result<(), Refused> {
     session.enter_task().await;
     let welcome = session.claim_server(walsender).await.map_err(refused)?;
     let notices = session.server.as_mut().map(|server| std::mem::take(&mut server.notices)).unwrap_or_default();
     session.assigned();
-    greet(session, config, &welcome, notices).await
+    greet(session, config, &welcome, unsent, notices).await
 }
 
 impl Session {

@@ -11,6 +11,14 @@ use crate::pools::Pools;
 use crate::pools::lookup::Question;
 use crate::server::connect::ServerSecret;
 
+/// What a login has come to.
+pub(super) struct Proven {
+    /// To log in to the server with; `None`: what the configuration says.
+    pub(super) secret: Option<ServerSecret>,
+    /// What the client gets in front of its welcome.
+    pub(super) unsent: Vec<u8>,
+}
+
 /// The secrets for one login.
 pub(super) struct Secrets<'a> {
     config: &'a Config,
@@ -51,13 +59,13 @@ impl<'a> Secrets<'a> {
 
     /// What has become of the login: what to log in to the server with, as far as the `auth_file`
     /// does not tell, or why it failed.
-    pub(super) fn conclude(self, outcome: Result<Granted, AuthError>) -> Result<Option<ServerSecret>, AuthError> {
+    pub(super) fn conclude(self, outcome: Result<Granted, AuthError>) -> Result<Proven, AuthError> {
         let may_ask = self.may_ask();
         let asked = self.asked;
         match outcome {
-            Ok(granted) => {
+            Ok(mut granted) => {
                 let found = asked.and_then(|(_, found)| found);
-                Ok(server_secret(granted, found))
+                Ok(Proven { unsent: std::mem::take(&mut granted.unsent), secret: server_secret(granted, found) })
             }
             Err(AuthError::Refused { error, reason }) => {
                 if let Some((question, _)) = &asked {

@@ -16,8 +16,8 @@ use crate::pools::Got;
 use crate::server::connect::Welcome;
 use crate::server::parameters::{APPLICATION_NAME, Parameters};
 
-/// Tells the client that it is in, as the server itself would.
-pub(super) async fn welcome(session: &mut Session, config: &Config) -> Result<(), Refused> {
+/// Tells the client that it is in, as the server itself would, after what is `unsent` of its login.
+pub(super) async fn welcome(session: &mut Session, config: &Config, unsent: Vec<u8>) -> Result<(), Refused> {
     session.enter_task().await;
     let mut notices = Vec::new();
     let pool = Arc::clone(&session.member.pool);
@@ -35,18 +35,19 @@ pub(super) async fn welcome(session: &mut Session, config: &Config) -> Result<()
         }
     };
     session.asked = session.parameters.clone();
-    greet(session, config, &welcome, notices).await
+    greet(session, config, &welcome, unsent, notices).await
 }
 
-/// What a server of its own would tell the client.
+/// What a server of its own would tell the client, behind what is in `out`.
 pub(super) async fn greet(
     session: &mut Session,
     config: &Config,
     welcome: &Welcome,
+    mut out: Vec<u8>,
     mut notices: Vec<u8>,
 ) -> Result<(), Refused> {
     session.parameters = session.parameters.or(&Parameters::of_reports(&welcome.parameters, &session.pools.tracked));
-    let mut out = Vec::with_capacity(512);
+    out.reserve(512);
     auth_message::authentication_ok(&mut out);
     out.append(&mut notices);
     let tracked = &session.pools.tracked;
