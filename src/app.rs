@@ -77,7 +77,7 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     set_log_level(&config.settings, verbose);
     log_problems(&loaded.warnings);
     limits::check_limits(&config);
-    let tls = tls_setup(&config.settings, None).map_err(StartError::Tls)?;
+    let tls = tls_setup(&config, None).map_err(StartError::Tls)?;
     let control = Builder::new_multi_thread()
         .worker_threads(CONTROL_THREADS)
         .thread_name("control")
@@ -101,8 +101,8 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     served
 }
 
-fn tls_setup(settings: &Settings, before: Option<&TlsSetup>) -> Result<Arc<TlsSetup>, SetupError> {
-    TlsSetup::new(settings, before, |warning| log_at!(Warning, "{warning}")).map(Arc::new)
+fn tls_setup(config: &Config, before: Option<&TlsSetup>) -> Result<Arc<TlsSetup>, SetupError> {
+    TlsSetup::new(config, before, |warning| log_at!(Warning, "{warning}")).map(Arc::new)
 }
 
 fn make_pools(config: &Arc<Config>, tls: Arc<TlsSetup>, control: &Runtime) -> Arc<Pools> {
@@ -251,7 +251,7 @@ impl App {
         for key in config.settings.keep_unchangeable(&before.settings) {
             log_at!(Warning, "{key} has changed; that needs a restart, the old value stays in force");
         }
-        let tls = tls_setup(&config.settings, Some(&self.pools.tls())).map_err(|e| {
+        let tls = tls_setup(&config, Some(&self.pools.tls())).map_err(|e| {
             log_at!(Error, "{e}");
             log_at!(Error, "RELOAD failed: the configuration in force stays as it is");
             e.to_string()
@@ -269,7 +269,11 @@ impl App {
     /// as soon as they do.
     fn configure(&self, config: &Arc<Config>, key: &str) -> Configured {
         let is_tls = key.contains("_tls_") || key.contains("_tls13_");
-        let made = is_tls.then(|| tls_setup(&config.settings, Some(&self.pools.tls()))).transpose();
+        // They decide whether directories are asked over TLS.
+        let is_method = matches!(key, "auth_type" | "auth_hba_file" | "auth_ldap_options");
+        let made = (is_tls || is_method && config.needs_ldap_tls())
+            .then(|| tls_setup(config, Some(&self.pools.tls())))
+            .transpose();
         let (tls, configured) = match made {
             Ok(tls) => (tls, Configured::InForce),
             Err(e) => {

@@ -7,10 +7,11 @@ use std::time::Duration;
 use crate::entries::{Database, Peer, User};
 use crate::hba::Hba;
 use crate::kind::CONSOLE_DATABASE;
-use crate::problem::Problem;
-use crate::resolve::read_hba;
+use crate::ldap::LdapOptions;
+use crate::problem::{Place, Problem, Problems};
+use crate::resolve::{read_hba, read_ldap};
 use crate::settings::{SetError, Settings};
-use crate::units::{HostAddr, PoolMode};
+use crate::units::{AuthType, HostAddr, PoolMode};
 use crate::userlist::Userlist;
 
 /// A whole configuration. Never changed in place: a reload makes a new one.
@@ -29,6 +30,8 @@ pub struct Config {
     pub userlist: Arc<Userlist>,
     /// The rules of the `auth_hba_file`; None unless `auth_type` is hba.
     pub hba: Option<Arc<Hba>>,
+    /// `auth_ldap_options`; None unless `auth_type` is ldap.
+    pub ldap: Option<Arc<LdapOptions>>,
 }
 
 /// A configuration that can be used, with what the operator should know about it.
@@ -43,15 +46,28 @@ impl Config {
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), SetError> {
         let mut settings = self.settings.clone();
         settings.set(key, value)?;
+        let (mut hba, mut ldap) = (self.hba.clone(), self.ldap.clone());
         if matches!(key, "auth_type" | "auth_hba_file" | "auth_ident_file") {
-            let (hba, problems) = read_hba(&settings);
-            if let Some(problem) = problems.errors.into_iter().next() {
-                return Err(SetError::File(problem));
-            }
-            self.hba = hba;
+            hba = without_problems(read_hba(&settings))?;
         }
+        if matches!(key, "auth_type" | "auth_ldap_options") {
+            ldap = without_problems(read_ldap(&settings, &Place::of_source(settings.conffile.as_deref())))?;
+        }
+        (self.hba, self.ldap) = (hba, ldap);
         self.settings = settings;
         Ok(())
+    }
+
+    /// Whether there are passwords that directories or PAM know, whatever the `auth_file` says.
+    pub fn asks_outside(&self) -> bool {
+        let has_line = || self.hba.iter().any(|hba| hba.directories().next().is_some());
+        matches!(self.settings.auth_type, AuthType::Ldap | AuthType::Pam) || has_line()
+    }
+
+    /// Whether a directory is to be asked over TLS.
+    pub fn needs_ldap_tls(&self) -> bool {
+        let lines = self.hba.iter().flat_map(|hba| hba.directories());
+        self.ldap.as_deref().into_iter().chain(lines).any(LdapOptions::is_tls)
     }
 
     /// The database that a client asks for by this name; made from the `*` entry if it has none of its own.
@@ -177,6 +193,10 @@ impl Config {
     fn timeout(&self, user: &str, field: impl Fn(&User) -> Option<Duration>, global: Duration) -> Option<Duration> {
         some_time(self.user(user, field)).or(some_time(Some(global)))
     }
+}
+
+fn without_problems<T>((read, problems): (T, Problems)) -> Result<T, SetError> {
+    problems.errors.into_iter().next().map_or(Ok(read), |problem| Err(SetError::File(problem)))
 }
 
 fn above_zero(number: Option<u32>) -> Option<u32> {

@@ -15,8 +15,8 @@ use std::sync::Arc;
 
 use crate::fields::{Field, Fields};
 use crate::ident::{IdentMap, IdentMaps};
+use crate::ldap::LdapOptions;
 use crate::problem::{Place, Problem};
-use crate::secret::Secret;
 
 /// Files that name files that name files: deeper is a mistake, most likely a circle.
 const FILE_DEPTH_MAX: u32 = 10;
@@ -52,20 +52,8 @@ pub enum HbaMethod {
     ScramSha256,
     Peer,
     Cert,
-    Ldap {
-        /// The rest of the line. May hold a password.
-        options: Secret,
-    },
-}
-
-impl HbaMethod {
-    /// Why the method cannot be used, if this version does not have it.
-    pub(crate) fn reason_to_refuse(&self) -> Option<&'static str> {
-        match self {
-            HbaMethod::Ldap { .. } => Some("the method ldap is not supported by this version yet"),
-            _ => None,
-        }
-    }
+    /// By what the rest of the line says.
+    Ldap(Arc<LdapOptions>),
 }
 
 impl fmt::Display for HbaMethod {
@@ -78,7 +66,7 @@ impl fmt::Display for HbaMethod {
             HbaMethod::ScramSha256 => "scram-sha-256",
             HbaMethod::Peer => "peer",
             HbaMethod::Cert => "cert",
-            HbaMethod::Ldap { .. } => "ldap",
+            HbaMethod::Ldap(_) => "ldap",
         })
     }
 }
@@ -153,6 +141,14 @@ impl Hba {
     pub fn find(&self, access: &Access<'_>) -> Option<&HbaRule> {
         self.rules.iter().find(|rule| rule.matches(access))
     }
+
+    /// Those that its lines name.
+    pub(crate) fn directories(&self) -> impl Iterator<Item = &LdapOptions> {
+        self.rules.iter().filter_map(|rule| match &rule.method {
+            HbaMethod::Ldap(options) => Some(&**options),
+            _ => None,
+        })
+    }
 }
 
 impl HbaRule {
@@ -197,13 +193,6 @@ pub(crate) fn parse(text: &str, file: &Place, maps: &IdentMaps, read: ReadFile<'
         parsed.warnings.extend(line.warning.map(|message| file.line(number).problem(message)));
     }
     parsed
-}
-
-impl Hba {
-    /// The lines whose methods this version does not have, and why.
-    pub(crate) fn refused(&self) -> impl Iterator<Item = (u32, &'static str)> {
-        self.rules.iter().filter_map(|rule| Some((rule.line, rule.method.reason_to_refuse()?)))
-    }
 }
 
 fn directory(file: &str) -> &Path {
@@ -343,10 +332,12 @@ impl Line<'_> {
                 "scram-sha-256" => HbaMethod::ScramSha256,
                 "peer" => HbaMethod::Peer,
                 "cert" => HbaMethod::Cert,
+                "ldap" if !cfg!(feature = "ldap") => return Err("the method ldap is not in this build".to_owned()),
                 "ldap" => {
-                    let options = Secret::new(self.fields.rest());
+                    let options = LdapOptions::parse(self.fields.rest())?;
                     self.fields = Fields::new("");
-                    HbaMethod::Ldap { options }
+                    self.warning = options.warning().map(str::to_owned).or(self.warning.take());
+                    HbaMethod::Ldap(Arc::new(options))
                 }
                 "pam" => return Err("the method pam only works as auth_type".to_owned()),
                 _ => return Err(format!("unsupported method \"{word}\"")),

@@ -9,6 +9,7 @@ use crate::entries::{DATABASE, DATABASE_ALIASES, Database, PEER, Peer, USER, Use
 use crate::hba::{self, Hba, Parsed};
 use crate::ident::IdentMaps;
 use crate::kind::CONSOLE_DATABASE;
+use crate::ldap::LdapOptions;
 use crate::problem::{Place, Problem, Problems, nearest};
 use crate::raw::{Entry, Item, Login, Pair, Raw, Section, read_secret, read_text};
 use crate::secret::Secret;
@@ -22,18 +23,22 @@ const PEER_ID_MAX: u32 = 65535;
 
 /// Checks what was read. `conffile` is the file it was read from.
 pub(crate) fn resolve(raw: Raw, conffile: Option<&Path>) -> Result<Loaded, Problems> {
-    let mut resolver = Resolver { errors: raw.errors, warnings: raw.warnings };
+    let mut resolver = Resolver { errors: raw.errors, warnings: raw.warnings, ldap_options: None };
     let settings = resolver.settings(raw.settings, conffile);
     let (databases, autodb) = resolver.databases(raw.databases);
     let users = resolver.users(raw.users);
     let peers = resolver.peers(raw.peers);
     let userlist = resolver.userlist(&settings, raw.logins);
-    let (hba, problems) = read_hba(&settings);
-    resolver.errors.extend(problems.errors);
-    resolver.warnings.extend(problems.warnings);
-    let config = Config { settings, databases, autodb, users, peers, userlist: Arc::new(userlist), hba };
+    let place = resolver.ldap_options.take().unwrap_or_else(|| Place::of_source(conffile));
+    let (hba, ldap) = (read_hba(&settings), read_ldap(&settings, &place));
+    for problems in [hba.1, ldap.1] {
+        resolver.errors.extend(problems.errors);
+        resolver.warnings.extend(problems.warnings);
+    }
+    let (hba, ldap) = (hba.0, ldap.0);
+    let config = Config { settings, databases, autodb, users, peers, userlist: Arc::new(userlist), hba, ldap };
     resolver.check_together(&config, conffile);
-    let Resolver { mut errors, mut warnings } = resolver;
+    let Resolver { mut errors, mut warnings, .. } = resolver;
     errors.sort();
     warnings.sort();
     if errors.is_empty() { Ok(Loaded { config, warnings }) } else { Err(Problems { errors, warnings }) }
@@ -45,6 +50,8 @@ type Places = BTreeMap<&'static str, Place>;
 struct Resolver {
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
+    /// Where `auth_ldap_options` is set.
+    ldap_options: Option<Place>,
 }
 
 impl Resolver {
@@ -67,6 +74,7 @@ impl Resolver {
             }
         }
         self.check_status(SETTINGS, &settings, &defaults, &places);
+        self.ldap_options = places.remove("auth_ldap_options");
         settings
     }
 
@@ -121,10 +129,7 @@ impl Resolver {
             };
             let key = row.key;
             if row.refused().contains(&value.as_str()) {
-                self.error(
-                    place,
-                    format!("{key}={value} is not supported by this version yet, and ignoring it would be unsafe"),
-                );
+                self.error(place, format!("{key}={value} is not in this build, and ignoring it would be unsafe"));
             } else if Some(&value) != (row.show)(defaults).as_ref() {
                 match row.status {
                     Status::Later => {
@@ -263,6 +268,12 @@ impl Resolver {
             if settings.auth_type == AuthType::Any && database.user.is_none() {
                 self.warn(&place, format!("auth_type=any needs user= in the database \"{name}\""));
             }
+            if matches!(settings.auth_type, AuthType::Pam | AuthType::Ldap) && database.auth_user.is_some() {
+                let method = settings.auth_type;
+                let message =
+                    format!("auth_type={method} does not go with auth_user of the database \"{name}\": nobody gets in");
+                self.warn(&place, message);
+            }
             if database.auth_dbname.as_deref() == Some(CONSOLE_DATABASE) {
                 let message =
                     format!("auth_dbname of the database \"{name}\" is the console: its users cannot be looked up");
@@ -308,9 +319,30 @@ pub(crate) fn read_hba(settings: &Settings) -> (Option<Arc<Hba>>, Problems) {
     };
     let Parsed { hba, errors, warnings } = hba::parse(&text, &file, &maps, &read_text);
     problems.errors.extend(errors);
-    problems.errors.extend(hba.refused().map(|(line, why)| file.line(line).problem(why)));
     problems.warnings.extend(warnings);
     (Some(Arc::new(hba)), problems)
+}
+
+/// The directory to ask with these settings: none unless `auth_type` is ldap. `place` is that of its options.
+pub(crate) fn read_ldap(settings: &Settings, place: &Place) -> (Option<Arc<LdapOptions>>, Problems) {
+    let mut problems = Problems { errors: Vec::new(), warnings: Vec::new() };
+    if settings.auth_type != AuthType::Ldap || !cfg!(feature = "ldap") {
+        return (None, problems);
+    }
+    let options = match settings.auth_ldap_options.as_ref().map(|text| LdapOptions::parse(text.expose())) {
+        Some(Ok(options)) => Some(Arc::new(options)),
+        Some(Err(why)) => {
+            problems.errors.push(place.problem(format!("auth_ldap_options: {why}")));
+            None
+        }
+        None => {
+            problems.errors.push(place.problem("auth_type=ldap needs auth_ldap_options"));
+            None
+        }
+    };
+    let warning = options.as_ref().and_then(|options| options.warning());
+    problems.warnings.extend(warning.map(|warning| place.problem(format!("auth_ldap_options: {warning}"))));
+    (options, problems)
 }
 
 /// The sections that know a key, for who wrote it into another.

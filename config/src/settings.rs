@@ -11,6 +11,14 @@ use crate::table::Status::{Acts, ActsExcept, Later, NoEffect};
 use crate::table::{Change, Row, Status, section};
 use crate::units::{AuthType, PoolMode, ServerMaxProtocolVersion, SslMode, SslNegotiation, SyslogFacility};
 
+/// Methods for which this is not built are not ignored.
+const METHODS: Status = match (cfg!(feature = "ldap"), cfg!(feature = "pam")) {
+    (true, true) => Acts,
+    (true, false) => ActsExcept(&["pam"]),
+    (false, true) => ActsExcept(&["ldap"]),
+    (false, false) => ActsExcept(&["ldap", "pam"]),
+};
+
 section! {
     /// What `[pgbouncer]` says, all of it, with defaults filled in.
     pub struct Settings {}
@@ -29,11 +37,11 @@ section! {
             "Rules that choose the authentication method when `auth_type` is hba, in the form of pg_hba.conf.";
         auth_ident_file: Unset<FilePath>, None, Reload, Acts,
             "Maps system users to database users when `auth_type` is hba, in the form of pg_ident.conf.";
-        auth_ldap_options: Unset<Password>, None, Reload, Later,
+        auth_ldap_options: Unset<Password>, None, Reload, Acts,
             "LDAP options when `auth_type` is ldap. May hold a password, so it is never shown.";
         auth_query: Text, Some("SELECT rolname, CASE WHEN rolvaliduntil < now() THEN NULL ELSE rolpassword END FROM pg_authid WHERE rolname=$1 AND rolcanlogin"), Reload, Acts,
             "Query that reads the secret of a user whom `auth_file` does not have; run as `auth_user`.";
-        auth_type: OneOf<AuthType>, Some("md5"), Reload, ActsExcept(&["ldap", "pam"]),
+        auth_type: OneOf<AuthType>, Some("md5"), Reload, METHODS,
             "How clients log in. With md5, users with a SCRAM secret log in with SCRAM.";
         auth_user: Unset<Text>, None, Reload, Acts,
             "User who runs `auth_query`. Not set: only users of `auth_file` are known.";
@@ -403,6 +411,7 @@ mod tests {
             refused("pool_mode", "x"),
             "invalid value for pool_mode, expected session, transaction or statement"
         );
+        #[cfg(not(feature = "pam"))]
         assert_eq!(refused("auth_type", "PAM"), "auth_type=pam is not supported by this version");
         assert_eq!(refused("dns_zone_check_period", "5"), "dns_zone_check_period=5 is not supported by this version");
         assert_eq!(settings, Settings::default());

@@ -5,7 +5,7 @@
 pub(crate) enum Status {
     /// Does what its text says.
     Acts,
-    /// Acts, save for these values, which are refused because obeying them is not possible yet.
+    /// Acts, save for these values, which are refused because this build cannot obey them.
     ActsExcept(&'static [&'static str]),
     /// Known and checked, but without effect yet: setting it is warned about.
     Later,
@@ -52,7 +52,7 @@ impl<S> Row<S> {
         (self.show)(section).or(self.default.map(|_| String::new()))
     }
 
-    /// Values that this version refuses.
+    /// Values that this build refuses.
     pub(crate) fn refused(&self) -> &'static [&'static str] {
         match self.status {
             Status::ActsExcept(values) => values,

@@ -153,11 +153,11 @@ fn rules_count_as_a_whole_or_not_at_all() {
     let access = Access { address: None, is_tls: false, is_physical_replication: false, database: "d", user: "app" };
     assert!(hba.find(&access).unwrap().map.as_ref().unwrap().allows("ann", "app"));
 
-    let (bad, files) = with_rules("bad-rules", "local all\nhost all all all ldap x\n", "staff ann\n");
+    let (bad, files) = with_rules("bad-rules", "local all\nhost all all all pam\n", "staff ann\n");
     let [hba_file, ident_file] = files.each_ref().map(|file| file.0.display().to_string());
     let expected = [
         format!("{hba_file}:1: a user expected"),
-        format!("{hba_file}:2: the method ldap is not supported by this version yet"),
+        format!("{hba_file}:2: the method pam only works as auth_type"),
         format!("{ident_file}:1: the name of a database user expected"),
     ];
     assert_eq!(lines(&bad.load().unwrap_err().errors), expected);
@@ -207,7 +207,6 @@ fn included_files_nest_ten_levels_deep() {
 fn every_problem_of_a_broken_file() {
     let file = "tests/data/broken.ini";
     let problems = load(file).unwrap_err();
-    let unsafe_to_ignore = "is not supported by this version yet, and ignoring it would be unsafe";
     let expected = [
         "2: the database name \"pgbouncer\" is reserved for the console".to_owned(),
         "3: invalid value \"0\" for port, expected a port from 1 to 65535".to_owned(),
@@ -220,7 +219,7 @@ fn every_problem_of_a_broken_file() {
         "11: a peer's name must be a number from 1 to 65535".to_owned(),
         "12: the peer 3 needs one host".to_owned(),
         "15: invalid value \"pgbouncer\" for auth_dbname, expected a database of a server: pgweir cannot use the reserved \"pgbouncer\" database as an auth_dbname".to_owned(),
-        format!("16: auth_type=pam {unsafe_to_ignore}"),
+        "16: invalid value \"pom\" for auth_type, expected any, trust, plain, md5, scram-sha-256, cert, hba, ldap or pam".to_owned(),
         "17: unknown key \"auth_tpye\", the nearest known one here is \"auth_type\"".to_owned(),
         "19: invalid value \"-5\" for default_pool_size, expected a whole number from 0 to 2147483647".to_owned(),
         "20: invalid value \"70000\" for listen_port, expected a port from 1 to 65535".to_owned(),

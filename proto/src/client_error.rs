@@ -61,6 +61,9 @@ pub enum ClientError {
     CredentialsFailed,
     TrustFailed,
     CertificateFailed,
+    /// A directory does not let the user in, or cannot be asked.
+    LdapFailed,
+    PamFailed,
     /// Method peer.
     UnixSocketRejected,
     /// An HBA line says reject.
@@ -180,6 +183,8 @@ impl ClientError {
             E::SaslFailed => "SASL authentication failed",
             E::TrustFailed => "\"trust\" authentication failed",
             E::CertificateFailed => "certificate authentication failed",
+            E::LdapFailed => "LDAP authentication failed",
+            E::PamFailed => "PAM authentication failed",
             E::UnixSocketRejected => "unix socket login rejected",
             E::LoginRejected => "login rejected",
             E::NoAuthenticationMethod => "no authentication method is found",
@@ -226,6 +231,8 @@ impl ClientError {
             E::NoSuchUser
             | E::TrustFailed
             | E::CertificateFailed
+            | E::LdapFailed
+            | E::PamFailed
             | E::UnixSocketRejected
             | E::LoginRejected
             | E::NoAuthenticationMethod

@@ -43,7 +43,7 @@ pub(super) async fn watch(pools: Arc<Pools>, commands: Commands) {
 /// Takes what is in the files now, all of it or nothing, for new connections.
 pub(super) fn renew(pools: &Pools) {
     let before = pools.tls();
-    let tls = match tls_setup(&pools.config().settings, Some(&before)) {
+    let tls = match tls_setup(&pools.config(), Some(&before)) {
         Ok(tls) => tls,
         Err(e) => {
             log_at!(Error, "{e}");

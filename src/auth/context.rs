@@ -6,6 +6,7 @@ use pgweir_proto::scram::{SaltSecret, Verifier};
 
 use super::computing::Computing;
 use super::kept::Kept;
+use super::outside::Places;
 use super::random::random_bytes;
 
 pub(crate) struct AuthContext {
@@ -15,6 +16,7 @@ pub(crate) struct AuthContext {
     verifiers: Kept<Verifier>,
     /// Passwords in clear text that have passed against a verifier.
     passed: Kept<()>,
+    pub(crate) places: Places,
 }
 
 impl AuthContext {
@@ -24,6 +26,7 @@ impl AuthContext {
             computing: Computing::default(),
             verifiers: Kept::default(),
             passed: Kept::default(),
+            places: Places::new(),
         }
     }
 

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use pgweir_config::{Access, AuthType, Config, HbaMethod, IdentMap};
 use pgweir_proto::client_error::ClientError;
 
-use super::{AuthError, Reason};
+use super::{AuthError, Outside, Reason};
 use crate::net::stream::Stream;
 use crate::net::tls::SharedTls;
 use crate::registry::Ends;
@@ -29,6 +29,8 @@ pub(crate) enum Method {
         /// `None`: the names must be the same.
         map: Option<Arc<IdentMap>>,
     },
+    /// By a password that somebody else knows.
+    Outside(Outside),
 }
 
 /// Where a client comes from, as far as a method or a rule asks.
@@ -65,7 +67,7 @@ impl Method {
         user: &str,
     ) -> Result<Method, AuthError> {
         if config.settings.auth_type != AuthType::Hba {
-            return Method::of(config.settings.auth_type);
+            return Method::of(config);
         }
         let (address, is_tls) = (origin.address, origin.tls.is_some());
         let access = Access { address, is_tls, is_physical_replication, database, user };
@@ -81,13 +83,13 @@ impl Method {
             HbaMethod::Reject => {
                 return Err(AuthError::refused(ClientError::LoginRejected, Reason::Rule { line: rule.line }));
             }
-            // Such lines are refused when they are read.
-            HbaMethod::Ldap { .. } => return Method::of(AuthType::Ldap),
+            HbaMethod::Ldap(options) => Method::Outside(Outside::Ldap(Arc::clone(options))),
         })
     }
 
     /// That of an `auth_type` that is a method itself.
-    pub(super) fn of(auth_type: AuthType) -> Result<Method, AuthError> {
+    pub(super) fn of(config: &Config) -> Result<Method, AuthError> {
+        let auth_type = config.settings.auth_type;
         Ok(match auth_type {
             AuthType::Any => Method::Any,
             AuthType::Trust => Method::Trust,
@@ -95,9 +97,12 @@ impl Method {
             AuthType::Md5 => Method::Md5,
             AuthType::ScramSha256 => Method::ScramSha256,
             AuthType::Cert => Method::Cert { map: None },
-            AuthType::Hba | AuthType::Ldap | AuthType::Pam => {
-                return Err(AuthError::refused(ClientError::LoginRejected, Reason::NoMethod(auth_type)));
-            }
+            AuthType::Pam => Method::Outside(Outside::Pam),
+            AuthType::Hba | AuthType::Ldap => match &config.ldap {
+                Some(options) => Method::Outside(Outside::Ldap(Arc::clone(options))),
+                // There are options wherever a configuration with this method is in force.
+                None => return Err(AuthError::refused(ClientError::LoginRejected, Reason::NoMethod(auth_type))),
+            },
         })
     }
 }

@@ -9,9 +9,14 @@ mod cert;
 mod computing;
 mod context;
 mod kept;
+#[cfg(feature = "ldap")]
+mod ldap;
 mod md5;
 mod message;
 mod method;
+mod outside;
+#[cfg(feature = "pam")]
+mod pam;
 mod peer;
 mod plain;
 mod random;
@@ -34,6 +39,7 @@ pub(crate) use computing::Computing;
 pub(crate) use context::AuthContext;
 pub(crate) use kept::Kept;
 pub(crate) use method::{Method, Origin};
+pub(crate) use outside::{Asked, Outside, ask, ask_password};
 pub(crate) use peer::is_console_owner;
 pub(crate) use random::{new_cancel_key, random_bytes};
 
@@ -84,7 +90,7 @@ pub(crate) struct Granted {
     /// Keys that log in to a server which stores the verifier that we have. `None` if the
     /// client did not use SCRAM, or against a password that we know anyway.
     pub(crate) scram_keys: Option<ScramKeys>,
-    /// The password in clear text, from `auth_type=plain`. `None` with every other method,
+    /// The password in clear text, from a method that asks for it. `None` with every other one,
     /// and for a password that is not UTF-8.
     pub(crate) plain: Option<Secret>,
     /// The last message of the method, which the client gets together with the welcome.
@@ -129,7 +135,9 @@ pub(crate) enum Reason {
     CertificateOfOther,
     /// The map of this name lets no certificate of the client's log in as the user.
     CertificateNotInMap(String),
-    /// A method that this version does not have.
+    /// What a directory or a module has said, or why it could not be asked.
+    Outside(String),
+    /// A method that this build does not have.
     NoMethod(AuthType),
     /// A line of the `auth_hba_file` says so.
     Rule {
@@ -165,7 +173,8 @@ impl fmt::Display for Reason {
             Reason::CertificateOfOther => f.write_str("TLS certificate name mismatch"),
             Reason::CertificateNotInMap(map) => write!(f, "ident map: {map} does not have a match"),
             Reason::Interrupted => f.write_str("authentication was interrupted"),
-            Reason::NoMethod(method) => write!(f, "auth_type={method} is not supported"),
+            Reason::Outside(why) => f.write_str(why),
+            Reason::NoMethod(method) => write!(f, "auth_type={method} is not in this build"),
             Reason::Rule { line } => write!(f, "line {line} of the auth_hba_file"),
             Reason::NoSystemUser => f.write_str("the client's system user is not known"),
             Reason::OtherSystemUser(name) => write!(f, "the client's system user is {name}"),
@@ -240,6 +249,8 @@ pub(crate) async fn authenticate<S: AsyncRead + AsyncWrite + Unpin>(
         Method::Cert { map } => return cert::authenticate(origin, map.as_deref(), user, secret.as_ref()),
         Method::Peer { map } => return peer::authenticate(origin, map.as_deref(), user, secret.as_ref()).await,
         Method::Plain | Method::Md5 | Method::ScramSha256 => Credential::new(secret),
+        // The caller asks outside.
+        Method::Outside(_) => return Err(AuthError::protocol(ClientError::LoginRejected)),
     };
     match method {
         Method::Plain => plain::authenticate(stream, &login, credential).await,

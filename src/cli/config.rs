@@ -31,7 +31,7 @@ fn check(file: Option<&Path>) -> Result<(), Failed> {
 fn with_tls(file: Option<&Path>, Loaded { config, mut warnings }: Loaded) -> (Vec<Problem>, Vec<Problem>) {
     let file = file.map_or_else(|| "environment".to_owned(), |file| file.display().to_string());
     let problem = |message| Problem { file: file.clone(), line: None, message };
-    let made = TlsSetup::new(&config.settings, None, |warning| warnings.push(problem(warning)));
+    let made = TlsSetup::new(&config, None, |warning| warnings.push(problem(warning)));
     if let Ok(made) = &made {
         warnings.extend(made.expiry_warnings().into_iter().map(problem));
     }

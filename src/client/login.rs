@@ -19,7 +19,7 @@ use super::session::Session;
 use super::session_use::Told;
 use super::welcome::welcome;
 use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, replication};
-use crate::auth::{self, AuthError, Method, Origin, Reason};
+use crate::auth::{self, Asked, AuthError, Method, Origin, Outside, Reason};
 use crate::log::{self, Level, Topic};
 use crate::net::clock;
 use crate::net::stream::Stream;
@@ -32,7 +32,7 @@ use crate::server::connect::ServerSecret;
 use crate::server::parameters::{APPLICATION_NAME, Parameters};
 use crate::worker::{SessionCell, Worker};
 
-/// How often a client is looked at whose user is being looked up.
+/// How often a client is looked at while others are asked about its user.
 const CLIENT_LOOK: Duration = Duration::from_millis(500);
 
 /// Why a login does not become a session.
@@ -350,6 +350,9 @@ async fn authenticate(
     if matches!(method, Method::Any) && !is_forced && database != CONSOLE_DATABASE {
         return Err(ClientError::NoSuchUser.into());
     }
+    if let Method::Outside(outside) = &method {
+        return ask_outside(clients, config, stream, &origin, startup, outside).await;
+    }
     let mut secrets = Secrets::new(config, &clients.pools, worker, database);
     if !matches!(method, Method::Any) {
         tokio::select! {
@@ -359,6 +362,29 @@ async fn authenticate(
     }
     let outcome = auth::authenticate(stream, &method, &origin, user, &secrets, &clients.auth).await;
     Ok(secrets.conclude(outcome)?)
+}
+
+/// Has a directory or PAM say whether the client's password is right. The user need not be known here.
+async fn ask_outside(
+    clients: &Clients,
+    config: &Config,
+    stream: &mut Stream,
+    origin: &Origin,
+    startup: &Startup,
+    outside: &Outside,
+) -> Result<Proven, Refused> {
+    // It would not be asked.
+    if config.database(&startup.database).is_some_and(|entry| entry.auth_user.is_some()) {
+        return Err(ClientError::ConfigError.into());
+    }
+    let password = auth::ask_password(stream).await?;
+    let pools = &clients.pools;
+    let asked = Asked { user: &startup.user, password, origin, tls: pools.tls(), control: &pools.control };
+    let granted = tokio::select! {
+        granted = auth::ask(outside, asked, &clients.auth.places) => granted?,
+        () = end_of(stream) => return Err(Refused::Gone("client unexpected eof".into())),
+    };
+    Ok(Proven { secret: granted.plain.map(ServerSecret::Plain), unsent: Vec::new() })
 }
 
 async fn console_access(
@@ -455,6 +481,10 @@ fn enter(
 async fn refuse(stream: &mut Stream, who: &Who, refused: Refused) {
     let (reason, told) = match refused {
         Refused::Cancel(_) => return,
+        Refused::Client { error, reason: Some(Reason::Outside(why)) } => {
+            who.log_at(Level::Warning, format_args!("{why}"));
+            (error.message().into_owned(), Some(error))
+        }
         Refused::Gone(reason) => (reason, None),
         // PgBouncer's words; the client does not get to see them.
         Refused::Client { error, reason: Some(reason @ Reason::NotFound) } => (reason.to_string(), Some(error)),

@@ -206,7 +206,10 @@ impl Pools {
         {
             return ServerSecret::Plain(password.clone());
         }
-        match self.config().userlist.get(&pool.user.name) {
+        let config = self.config();
+        match config.userlist.get(&pool.user.name) {
+            // As in PgBouncer, what has passed there counts.
+            Some(_) if config.asks_outside() && pool.learned_secret() != ServerSecret::None => pool.learned_secret(),
             Some(UserSecret::Plain(password)) => ServerSecret::Plain(password.clone()),
             Some(UserSecret::Md5(hash)) => match pool.learned_secret() {
                 ServerSecret::None => ServerSecret::Md5(hash.clone()),

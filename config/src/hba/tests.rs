@@ -223,12 +223,26 @@ fn an_address_beyond_its_mask_matches_nobody() {
 }
 
 #[test]
-fn options_of_ldap_are_kept_as_written_and_not_shown() {
-    let Parsed { hba, errors, .. } = read("host all all all ldap ldapserver=h \"ldapbindpasswd\"=hunter2 ,x=\"y");
-    assert!(errors.is_empty(), "{errors:?}");
-    let HbaMethod::Ldap { options } = &hba.rules[0].method else { panic!("not ldap") };
-    assert_eq!(options.expose(), "ldapserver=h \"ldapbindpasswd\"=hunter2 ,x=\"y");
+#[cfg(feature = "ldap")]
+fn options_of_ldap_are_read_and_their_password_is_not_shown() {
+    let line = "host all all all ldap ldapserver=h \"ldapbindpasswd\"=hunter2 ,ldapbasedn=\"dc=x\" ldaptls=1 # comment";
+    let Parsed { hba, errors, warnings } = read(line);
+    assert!(errors.is_empty() && warnings.is_empty(), "{errors:?} {warnings:?}");
+    let HbaMethod::Ldap(options) = &hba.rules[0].method else { panic!("not ldap") };
+    assert_eq!((&*options.servers, options.port, options.is_start_tls), (&["h".to_owned()][..], 389, true));
     assert!(!format!("{hba:?}").contains("hunter2"));
-    let refused: Vec<_> = hba.refused().collect();
-    assert_eq!(refused, [(1, "the method ldap is not supported by this version yet")]);
+    let Parsed { errors, warnings, .. } =
+        read("local all all ldap\nlocal all all ldap ldapserver=h ldapbasedn=x ldapsearchfilter=a=b");
+    assert_eq!(
+        errors[0].to_string(),
+        "hba:1: LDAP needs ldapserver, or a host in ldapurl; servers are not looked up in the DNS"
+    );
+    assert!(warnings[0].to_string().starts_with("hba:2: ldapsearchfilter is without $username"), "{warnings:?}");
+}
+
+#[test]
+#[cfg(not(feature = "ldap"))]
+fn ldap_is_refused_by_a_build_without_it() {
+    let Parsed { errors, .. } = read("local all all ldap ldapserver=h ldapbasedn=x");
+    assert_eq!(errors[0].to_string(), "hba:1: the method ldap is not in this build");
 }

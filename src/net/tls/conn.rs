@@ -231,8 +231,8 @@ impl Tls {
         Tls::new(Side::Server { connection, end_point }, early, recheck)
     }
 
-    pub(super) fn client(connection: UnbufferedClientConnection, recheck: Recheck) -> Tls {
-        Tls::new(Side::Client(connection), &[], Some(recheck))
+    pub(super) fn client(connection: UnbufferedClientConnection, recheck: Option<Recheck>) -> Tls {
+        Tls::new(Side::Client(connection), &[], recheck)
     }
 
     fn new(side: Side, early: &[u8], recheck: Option<Recheck>) -> Tls {
@@ -453,7 +453,7 @@ mod tests {
     use std::path::PathBuf;
     use std::process::Command;
 
-    use pgweir_config::Settings;
+    use pgweir_config::{Config, Settings};
 
     use super::*;
     use crate::net::tls::TlsSetup;
@@ -484,7 +484,8 @@ mod tests {
         ] {
             settings.set(key, value).unwrap();
         }
-        let setup = TlsSetup::new(&settings, None, |warning| panic!("{warning}")).unwrap();
+        let config = Config { settings, ..Config::default() };
+        let setup = TlsSetup::new(&config, None, |warning| panic!("{warning}")).unwrap();
         std::fs::remove_dir_all(dir).unwrap();
         setup
     }

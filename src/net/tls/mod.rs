@@ -2,6 +2,8 @@
 
 mod ciphers;
 mod conn;
+#[cfg(feature = "ldap")]
+mod directory;
 mod dn;
 mod end_point;
 mod expiry;
@@ -15,6 +17,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 pub(super) use conn::{Phase, RECORD_LEN_MAX};
 pub(crate) use conn::{Tls, TlsError};
+#[cfg(feature = "ldap")]
+pub(crate) use directory::DirectoryTls;
 pub(crate) use expiry::Listed;
 pub(crate) use files::Stamps;
 pub(crate) use setup::{Dialer, SetupError, TlsSetup};

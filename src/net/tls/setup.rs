@@ -3,7 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
-use pgweir_config::{Settings, SslMode, SslNegotiation};
+#[cfg(test)]
+use pgweir_config::Settings;
+use pgweir_config::{Config, SslMode, SslNegotiation};
 use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::ring as provider;
 use rustls::pki_types::{ServerName, UnixTime};
@@ -12,6 +14,8 @@ use rustls::sign::SingleCertAndKey;
 use rustls::{ClientConfig, ServerConfig};
 
 use super::conn::{Tls, TlsError};
+#[cfg(feature = "ldap")]
+use super::directory::DirectoryTls;
 use super::end_point::end_point;
 use super::expiry::{self, Listed};
 use super::files::Stamps;
@@ -30,6 +34,13 @@ const OLD_VERSIONS: &str = "TLS 1.2 and 1.3 are all that is supported";
 #[derive(Debug)]
 pub(crate) struct SetupError(pub(super) String);
 
+#[cfg(feature = "ldap")]
+impl SetupError {
+    pub(super) fn new(why: &str) -> SetupError {
+        SetupError(why.to_owned())
+    }
+}
+
 impl fmt::Display for SetupError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "TLS setup failed: {}", self.0)
@@ -46,6 +57,9 @@ pub(crate) struct TlsSetup {
     pub(crate) certificates: Vec<Listed>,
     /// Of these files.
     pub(crate) stamps: Stamps,
+    /// `None`: no directory is asked over TLS.
+    #[cfg(feature = "ldap")]
+    pub(crate) directory: Option<DirectoryTls>,
 }
 
 /// TLS for clients.
@@ -77,11 +91,11 @@ impl TlsSetup {
     /// Reads the files, too. Of the setup `before`, a side is kept as it is that would come to the
     /// same, so that sessions can still be resumed. What is worth a warning goes to `warn`.
     pub(crate) fn new(
-        settings: &Settings,
+        config: &Config,
         before: Option<&TlsSetup>,
         mut warn: impl FnMut(String),
     ) -> Result<TlsSetup, SetupError> {
-        let (clients, servers) = (Side::clients(settings), Side::servers(settings));
+        let (clients, servers) = (Side::clients(&config.settings), Side::servers(&config.settings));
         let acceptor = match before.and_then(|before| before.acceptor.as_ref()) {
             _ if clients.sslmode == SslMode::Disable => None,
             Some(same) if same.essence == clients.essence() => Some(Arc::clone(same)),
@@ -94,7 +108,14 @@ impl TlsSetup {
         let mut certificates = clients.listed();
         certificates.extend(servers.listed());
         let stamps = Stamps::of(clients.files().chain(servers.files()));
-        Ok(TlsSetup { acceptor, dialer, certificates, stamps })
+        Ok(TlsSetup {
+            acceptor,
+            dialer,
+            certificates,
+            stamps,
+            #[cfg(feature = "ldap")]
+            directory: config.needs_ldap_tls().then(|| DirectoryTls::new(&mut warn)).transpose()?,
+        })
     }
 
     /// What an operator should know of the certificates: lines that stay the same as long as
@@ -115,7 +136,8 @@ impl TlsSetup {
     /// No TLS on either side.
     pub(crate) fn none() -> Arc<TlsSetup> {
         let settings = Settings { server_tls_sslmode: SslMode::Disable, ..Settings::default() };
-        Arc::new(TlsSetup::new(&settings, None, |_| ()).expect("no files to be read"))
+        let config = Config { settings, ..Config::default() };
+        Arc::new(TlsSetup::new(&config, None, |_| ()).expect("no files to be read"))
     }
 }
 
@@ -243,7 +265,7 @@ impl Dialer {
         });
         Some(name.and_then(|name| {
             let connection = UnbufferedClientConnection::new(Arc::clone(config), name.clone())?;
-            Ok(Tls::client(connection, Recheck::Server(Arc::clone(verifier), name)))
+            Ok(Tls::client(connection, Some(Recheck::Server(Arc::clone(verifier), name))))
         }))
     }
 }

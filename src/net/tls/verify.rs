@@ -85,6 +85,13 @@ impl Authorities {
         Some(Authorities { certificates, anchors, terms, names })
     }
 
+    /// Of certificates that others have gathered: those that are any. `None`: there are none.
+    #[cfg(feature = "ldap")]
+    pub(super) fn of_usable(mut certificates: Vec<CertificateDer<'static>>) -> Option<Authorities> {
+        certificates.retain(|der| Authorities::new(vec![der.clone()]).is_some());
+        Authorities::new(certificates).filter(|usable| !usable.certificates.is_empty())
+    }
+
     fn check(
         &self,
         algorithms: &WebPkiSupportedAlgorithms,
