@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deps.sh [lint|bench|drivers]: installs what the build and the tests (linting, measuring, the drivers of other languages)
-# need and the machine lacks.
+# deps.sh [lint|bench|test]: installs what the build (linting, measuring, the tests with the drivers of other languages)
+# needs and the machine lacks.
 # Says nothing and needs no privileges when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -23,7 +23,9 @@ install_packages() {
         die "please install by hand (only Debian's apt-get is known here): $*"
     echo "installing $*" >&2
     log=$(mktemp)
-    if ! { as_root apt-get update -q &&
+    # The tests start directories of their own; the system's would only take the port.
+    if ! { echo 'slapd slapd/no_configuration boolean true' | as_root debconf-set-selections &&
+        as_root apt-get update -q &&
         as_root env DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends "$@"; } >"$log" 2>&1; then
         cat "$log" >&2
         rm "$log"
@@ -35,13 +37,16 @@ install_packages() {
 check_cargo
 packages=()
 command -v cc >/dev/null || packages+=(gcc libc6-dev)
+[ -e /usr/include/security/pam_appl.h ] || packages+=(libpam0g-dev)
 pg_bin >/dev/null || packages+=(postgresql)
 command -v psql >/dev/null || packages+=(postgresql-client)
 if [ "${1:-}" = bench ]; then
     command -v python3 >/dev/null || packages+=(python3)
     [ -n "${PGBOUNCER:-}" ] || [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer)
 fi
-if [ "${1:-}" = drivers ]; then
+if [ "${1:-}" = test ]; then
+    [ -x /usr/sbin/slapd ] || packages+=(slapd)
+    compgen -G '/usr/lib/*/libpam_wrapper.so' >/dev/null || packages+=(libpam-wrapper)
     # Debian has the module, but not what it makes environments with, in a package of its own.
     python3 -c 'import ensurepip' 2>/dev/null || packages+=(python3-venv)
     command -v npm >/dev/null || packages+=(nodejs npm)

@@ -5,7 +5,7 @@ cd "$(dirname "$0")/.."
 . scripts/lib.sh
 
 limit=${TEST_TIMEOUT:-15m}
-scripts/deps.sh drivers
+scripts/deps.sh test
 scripts/drivers.sh
 cargo test --workspace --no-run
 # timeout takes its command out of the terminal's reach, so a Ctrl-C is passed on.

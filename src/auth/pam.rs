@@ -20,7 +20,7 @@ pub(super) struct PamError {
 
 impl fmt::Display for PamError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} failed: {}", self.step, self.code)
+        write!(f, "{}() failed: {}", self.step, self.code)
     }
 }
 

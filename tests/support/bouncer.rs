@@ -54,9 +54,21 @@ pub(crate) struct Setup {
     /// None: the pooler under test.
     program: Option<&'static Path>,
     secrets: BTreeMap<String, String>,
+    env: BTreeMap<String, String>,
 }
 
 impl Setup {
+    /// A variable of its environment.
+    pub(crate) fn env(mut self, name: &str, value: impl Into<String>) -> Setup {
+        self.env.insert(name.into(), value.into());
+        self
+    }
+
+    pub(crate) fn without_env(mut self, name: &str) -> Setup {
+        self.env.remove(name);
+        self
+    }
+
     pub(crate) fn set(mut self, name: &str, value: impl ToString) -> Setup {
         self.settings.insert(name.into(), value.to_string());
         self
@@ -144,6 +156,7 @@ impl Setup {
             peers: BTreeMap::new(),
             program: None,
             secrets: BTreeMap::new(),
+            env: BTreeMap::new(),
         };
         let setup = ["app", "other", "third", "replicator", "admin", "watcher"]
             .into_iter()
@@ -182,7 +195,7 @@ impl Bouncer {
         let port = setup.settings["listen_port"].parse().expect("a port");
         setup.write(&dir);
         let program = setup.program.unwrap_or(&BINARY);
-        let child = Bouncer::spawn_program(program, &dir.join("pooler.ini"), "log");
+        let child = Bouncer::spawn_program(program, &dir.join("pooler.ini"), "log", &setup.env);
         let mut bouncer = Bouncer { dir, port, server_database: database, setup, child };
         bouncer.wait_serving();
         bouncer
@@ -190,16 +203,17 @@ impl Bouncer {
 
     /// Starts the pooler, to log into `log` beside its configuration.
     pub(crate) fn spawn(ini: &Path, log: &str) -> Child {
-        Bouncer::spawn_program(&BINARY, ini, log)
+        Bouncer::spawn_program(&BINARY, ini, log, &BTreeMap::new())
     }
 
-    fn spawn_program(program: &Path, ini: &Path, log: &str) -> Child {
+    fn spawn_program(program: &Path, ini: &Path, log: &str, env: &BTreeMap<String, String>) -> Child {
         let log = File::create(ini.with_file_name(log)).expect("create the log");
         process::unprivileged(program, "KILL")
             .arg(ini)
             // What is set here for others must not configure the pooler.
             .env_clear()
             .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .envs(env)
             .stdin(Stdio::null())
             .stdout(log.try_clone().expect("share the log"))
             .stderr(log)

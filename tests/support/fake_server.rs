@@ -42,6 +42,14 @@ impl Peer {
         let _ = self.0.write_all(bytes);
     }
 
+    /// What comes next, of whatever protocol; `None` at the end of the stream.
+    pub(crate) fn read_some(&mut self) -> Option<Vec<u8>> {
+        let mut bytes = vec![0; 4096];
+        let n = self.0.read(&mut bytes).ok().filter(|&n| n > 0)?;
+        bytes.truncate(n);
+        Some(bytes)
+    }
+
     /// Reads a request for TLS and leaves the answer to the test.
     pub(crate) fn read_ssl_request(&mut self) -> bool {
         let mut request = [0; 8];

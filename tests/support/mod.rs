@@ -2,6 +2,7 @@
 //! protocol byte by byte.
 
 pub(crate) mod bouncer;
+pub(crate) mod directory;
 pub(crate) mod fake_server;
 pub(crate) mod messages;
 pub(crate) mod postgres;
