@@ -61,14 +61,12 @@ fn all_ways_to_ask() {
         format!("{here} ,{PEOPLE} , ldapsearchattribute=cn # the way of the file"),
         format!("{here} {PEOPLE} ldaptls=1"),
         format!("{here} ldapprefix=\"uid=\" ldapsuffix=\",ou=people,dc=example,dc=net\" ldaptls=1"),
-        format!("{here} {PEOPLE} ldapsearchfilter=\"(|(uid=$username)(mail=$username))\""),
-        format!("{here} {PEOPLE} ldapsearchfilter=\"uid=$username\""),
-        format!(
-            "ldapserver=localhost ldapscheme=ldaps ldapport={tls_port} {PEOPLE} ldapsearchfilter=\"uid=$username\""
-        ),
+        format!("ldapserver=127.0.0.1 ldapscheme=ldaps ldapport={tls_port} {PEOPLE}"),
         format!("ldapurl=\"ldaps://127.0.0.1:{tls_port}/ou=people,dc=example,dc=net?uid?sub\""),
         format!("ldapurl=\"ldap://127.0.0.1:{port}/ou=people,dc=example,dc=net?uid?one\""),
         format!("ldapurl=\"ldap://127.0.0.1:{port}/dc=example,dc=net??sub?(%26(uid=$username)(!(ou:dn:=strangers)))\""),
+        format!("{here} ldapscheme=ldap {PEOPLE} ldapsearchfilter=\"(|(uid=$username)(mail=$username))\""),
+        format!("{here} ldapscheme=ldap {PEOPLE} ldapsearchfilter=\"uid=$username\""),
     ] {
         bouncer.reload(|setup| setup.set("auth_hba_file", line(&options)));
         for user in ["app", "salted"] {
