@@ -1,5 +1,8 @@
 //! The page about the settings that is in the repository is the one that the tables of settings make.
 
+// A build without one of them has another page.
+#![cfg(all(feature = "ldap", feature = "pam"))]
+
 use std::fs;
 
 use pgweir_config::reference_markdown;
