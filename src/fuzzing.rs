@@ -22,6 +22,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("hba", config::hba),
     ("ini", config::ini),
     ("options", proto::options),
+    ("proxy_header", proto::proxy_header),
     ("relay", relay::fuzzing::relay),
     ("scram_client", proto::scram_client),
     ("scram_server", proto::scram_server),

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use crate::fields::{Field, Fields};
 use crate::ident::{IdentMap, IdentMaps};
 use crate::ldap::LdapOptions;
+use crate::network::Network;
 use crate::problem::{Place, Problem};
 
 /// Files that name files that name files: deeper is a mistake, most likely a circle.
@@ -104,26 +105,6 @@ struct Names {
     names: BTreeSet<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Network {
-    address: IpAddr,
-    mask: IpAddr,
-}
-
-impl Network {
-    fn has(&self, address: IpAddr) -> bool {
-        match (self.address, self.mask, address) {
-            (IpAddr::V4(network), IpAddr::V4(mask), IpAddr::V4(address)) => {
-                address.to_bits() & mask.to_bits() == network.to_bits()
-            }
-            (IpAddr::V6(network), IpAddr::V6(mask), IpAddr::V6(address)) => {
-                address.to_bits() & mask.to_bits() == network.to_bits()
-            }
-            _ => false,
-        }
-    }
-}
-
 /// Who wants in, from where, and to what.
 #[derive(Debug, Clone, Copy)]
 pub struct Access<'a> {
@@ -154,8 +135,7 @@ impl Hba {
 impl HbaRule {
     fn matches(&self, access: &Access<'_>) -> bool {
         let Access { address, is_physical_replication, database, user, .. } = *access;
-        // A client of a listener for both families has an IPv4 address that looks like one of IPv6.
-        let is_from = |network: &Network| address.is_some_and(|address| network.has(address.to_canonical()));
+        let is_from = |network: &Network| address.is_some_and(|address| network.has(address));
         self.connections.has(access)
             && self.addresses.as_ref().is_none_or(is_from)
             && match is_physical_replication {
@@ -305,15 +285,14 @@ impl Line<'_> {
         let Ok(address) = address.parse::<IpAddr>() else {
             return Err(format!("\"{text}\" is no address; names of hosts, samehost and samenet are not supported"));
         };
-        let mask = match prefix {
-            Some(bits) => mask(address, bits).ok_or_else(|| format!("invalid mask in \"{text}\""))?,
+        let network = match prefix {
+            Some(bits) => Network::with_prefix(address, bits).ok_or_else(|| format!("invalid mask in \"{text}\""))?,
             None => {
                 let mask = self.fields.expect("the mask of the address")?.into_text();
-                let parsed = mask.parse::<IpAddr>().ok().filter(|parsed| parsed.is_ipv4() == address.is_ipv4());
-                parsed.ok_or_else(|| format!("invalid mask \"{mask}\""))?
+                let network = mask.parse().ok().and_then(|mask| Network::new(address, mask));
+                network.ok_or_else(|| format!("invalid mask \"{mask}\""))?
             }
         };
-        let network = Network { address, mask };
         if !network.has(address) {
             self.warning =
                 Some(format!("the address {address} has bits that its mask has not: the line matches nobody"));
@@ -363,15 +342,5 @@ impl Line<'_> {
             self.warning = Some(format!("map= has no effect with the method {method}"));
         }
         Ok(Some(Arc::clone(map)))
-    }
-}
-
-/// The mask that keeps so many bits of an address.
-fn mask(address: IpAddr, bits: &str) -> Option<IpAddr> {
-    let len = bits.bytes().all(|digit| digit.is_ascii_digit()).then(|| bits.parse::<u32>().ok())??;
-    match address {
-        IpAddr::V4(_) if len <= 32 => Some(IpAddr::V4(u32::MAX.checked_shl(32 - len).unwrap_or(0).into())),
-        IpAddr::V6(_) if len <= 128 => Some(IpAddr::V6(u128::MAX.checked_shl(128 - len).unwrap_or(0).into())),
-        _ => None,
     }
 }

@@ -1,8 +1,11 @@
 //! How each kind of setting is read and shown. A table row names its kind, and the kind decides the type of the field.
 
+// Addresses as values; there is no socket in here.
+use core::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::network::Network;
 use crate::secret::{MASK, Secret};
 use crate::units::{self, HostAddr, List, Named, Workers};
 
@@ -79,6 +82,8 @@ pub(crate) type Count = Number<0, INT_MAX, true>;
 pub(crate) type Positive = Number<1, INT_MAX, true>;
 /// A number of bytes as large as PgBouncer's unsigned int.
 pub(crate) type Bytes = Number<1, { u32::MAX }, true>;
+/// A TCP port, 0 for none.
+pub(crate) type PortOrNone = Number<0, 65535, true>;
 /// What may be a peer's number, 0 for none.
 pub(crate) type PeerId = Number<0, 16383, true>;
 /// A number of things, inside a connection string.
@@ -244,6 +249,43 @@ impl Kind for Names {
 
     fn accepts() -> String {
         "a list separated by commas".into()
+    }
+}
+
+/// Addresses and networks, separated by commas.
+pub struct Networks;
+
+/// What [`Networks`] reads, and the text of it.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct NetworkList {
+    text: String,
+    networks: Vec<Network>,
+}
+
+impl NetworkList {
+    pub fn has(&self, address: IpAddr) -> bool {
+        self.networks.iter().any(|network| network.has(address))
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.networks.is_empty()
+    }
+}
+
+impl Kind for Networks {
+    type Value = NetworkList;
+
+    fn parse(text: &str) -> Option<NetworkList> {
+        let networks = List::parse(text).iter().map(|entry| Network::parse(entry)).collect::<Option<_>>()?;
+        Some(NetworkList { text: text.to_owned(), networks })
+    }
+
+    fn show(value: &NetworkList) -> Option<String> {
+        Some(value.text.clone())
+    }
+
+    fn accepts() -> String {
+        "a list of addresses and networks such as 10.0.0.0/8, separated by commas".into()
     }
 }
 

@@ -257,6 +257,7 @@ impl Resolver {
         if settings.listen_addr.is_empty() && settings.unix_socket_dir.is_none() {
             self.warn(&place, "neither listen_addr nor unix_socket_dir is set: nowhere to listen");
         }
+        self.check_proxy_protocol(settings, &place);
         let needs_users = !matches!(settings.auth_type, AuthType::Any | AuthType::Pam | AuthType::Ldap);
         let asks =
             config.databases.values().chain(&config.autodb).any(|database| config.auth_user(Some(database)).is_some());
@@ -283,6 +284,22 @@ impl Resolver {
                 let message = format!("the database \"{name}\" has no host, and unix_socket_dir is not set");
                 self.warn(&place, message);
             }
+        }
+    }
+
+    fn check_proxy_protocol(&mut self, settings: &Settings, place: &Place) {
+        let port = settings.proxy_protocol_port;
+        if port == 0 {
+            return;
+        }
+        if port == u32::from(settings.listen_port) {
+            self.error(place, "proxy_protocol_port must be another port than listen_port");
+        }
+        if settings.listen_addr.is_empty() {
+            self.warn(place, "proxy_protocol_port has no effect without listen_addr");
+        }
+        if settings.proxy_protocol_networks.is_empty() {
+            self.warn(place, "proxy_protocol_networks is not set: nobody may connect to proxy_protocol_port");
         }
     }
 }

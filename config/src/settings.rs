@@ -3,8 +3,8 @@
 use std::fmt;
 
 use crate::kind::{
-    Bytes, CheckQuery, Count, FileMode, FilePath, Millis, Names, OneOf, Password, PeerId, Port, Positive, Seconds,
-    ServerDatabase, Switch, Text, Unset, Verbosity, WholeSeconds, WorkerCount,
+    Bytes, CheckQuery, Count, FileMode, FilePath, Millis, Names, Networks, OneOf, Password, PeerId, Port, PortOrNone,
+    Positive, Seconds, ServerDatabase, Switch, Text, Unset, Verbosity, WholeSeconds, WorkerCount,
 };
 use crate::problem::{Problem, nearest};
 use crate::table::Status::{Acts, ActsExcept, Later, NoEffect};
@@ -233,6 +233,14 @@ section! {
             "Send through io_uring where the system allows it.", ours;
         max_client_prepared_size: Bytes, Some("16777216"), Reload, Acts,
             "Bytes of prepared statements, names and texts, that one client may have.", ours;
+        max_client_logins: Unset<Count>, None, Reload, Acts,
+            "Connections at once whose users have not proved yet who they are. Not set: as many as `max_client_conn`. 0: no limit. Some more are kept for the console, for `admin_users` and for cancel requests, which may also always come over the Unix socket.", ours;
+        max_client_logins_per_address: Count, Some("0"), Reload, Acts,
+            "The same for each address of clients over TCP; of IPv6 addresses the first 64 bits count. 0: no limit, as is needed where all clients come from one address, behind a balancer (but see `proxy_protocol_port`) or NAT.", ours;
+        proxy_protocol_port: PortOrNone, Some("0"), Restart, Acts,
+            "A further port on every address of `listen_addr`, for load balancers: a connection begins with a PROXY header of version 1 or 2, and the client's address is the one in it, in rules, limits, log and console. 0: none.", ours;
+        proxy_protocol_networks: Networks, Some(""), Reload, Acts,
+            "Addresses and networks of the balancers that may connect to `proxy_protocol_port`. Empty: none may.", ours;
         track_session_use: Switch, Some("1"), Reload, Acts,
             "In transaction and statement pooling, count what needs a session (temporary tables, session locks, LISTEN, ...; see `SHOW SESSION_USE`), and warn in the log once per client and kind.", ours;
         server_max_protocol_version: OneOf<ServerMaxProtocolVersion>, Some("3.0"), Reload, Acts,

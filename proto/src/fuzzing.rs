@@ -3,6 +3,8 @@
 //! `cargo test`, too.
 
 use std::num::NonZeroU32;
+// Addresses as values.
+use core::net::SocketAddr;
 
 use crate::auth::{self, Authentication, SaslInitialResponse};
 use crate::backend::{self, TransactionStatus};
@@ -11,6 +13,7 @@ use crate::error_response::{ErrorFields, ErrorResponse, Severity};
 use crate::frame::{self, HEADER_LEN, Header};
 use crate::md5::Md5Secret;
 use crate::options::parse_options;
+use crate::proxy::{self, Parsed, ProxyError, ProxySource, parse_proxy_header};
 use crate::scram::{ChannelBinding, ITERATIONS_MAX, NONCE_LEN, ScramClient, ScramKeys, ScramServer, Verifier};
 use crate::secret::StoredSecret;
 use crate::sqlstate::SqlState;
@@ -73,6 +76,40 @@ fn startup_packet(data: &[u8], packet: &StartupPacket) {
     }
     if let Ok(settings) = packet.options() {
         assert!(settings.iter().map(|(name, value)| name.len() + value.len()).sum::<usize>() <= len);
+    }
+}
+
+/// What a connection begins with that comes through a balancer.
+pub fn proxy_header(data: &[u8]) {
+    let (len, parsed) = read_proxy_header(data, usize::MAX);
+    assert!(len <= data.len() && len <= proxy::HEADER_LEN_MAX);
+    // Segments may be cut anywhere. Only an error may be seen before the rest has come.
+    let (len_by_bytes, by_bytes) = read_proxy_header(data, 1);
+    match parsed {
+        Ok(_) => assert_eq!((len_by_bytes, by_bytes), (len, parsed)),
+        Err(_) => assert!(by_bytes.is_err() && len_by_bytes <= len),
+    }
+    if let Ok(Parsed::Whole(ProxySource::Client(address))) = parsed {
+        let line = match address {
+            SocketAddr::V4(a) => format!("PROXY TCP4 {} 0.0.0.0 {} 0\r\n", a.ip(), a.port()),
+            SocketAddr::V6(a) => format!("PROXY TCP6 {} :: {} 0\r\n", a.ip(), a.port()),
+        };
+        assert_eq!(read_proxy_header(line.as_bytes(), usize::MAX), (line.len(), parsed));
+    }
+}
+
+/// Reads as much as is asked for, `at_once` bytes at the most.
+fn read_proxy_header(data: &[u8], at_once: usize) -> (usize, Result<Parsed, ProxyError>) {
+    let mut len = 0;
+    loop {
+        let parsed = parse_proxy_header(&data[..len]);
+        match parsed {
+            Ok(Parsed::NeedMore(more)) if len < data.len() => {
+                assert!(more > 0);
+                len += more.min(at_once).min(data.len() - len);
+            }
+            _ => return (len, parsed),
+        }
     }
 }
 

@@ -15,6 +15,7 @@ pub mod frame;
 pub mod frontend;
 pub mod md5;
 pub mod options;
+pub mod proxy;
 pub mod replication;
 pub mod scram;
 pub mod secret;
