@@ -16,6 +16,8 @@ use tokio::time::MissedTickBehavior;
 
 use crate::admin::{Console, StatsHistory};
 use crate::auth::AuthContext;
+use crate::client::admission::Admission;
+use crate::client::throttle::Throttle;
 use crate::client::{Clients, ConsoleClient};
 use crate::control::{Command, Commands, Configured, Shutdown};
 use crate::crew::{self, Crew};
@@ -90,7 +92,13 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     let (console_clients, consoles) = unbounded_channel();
     let pools = make_pools(&config, tls, &control);
     let auth = AuthContext::new();
-    let clients = Arc::new(Clients { pools: Arc::clone(&pools), auth, console: console_clients });
+    let clients = Arc::new(Clients {
+        pools: Arc::clone(&pools),
+        auth,
+        admission: Admission::new(control.handle().clone()),
+        untrusted: Throttle::new(control.handle().clone()),
+        console: console_clients,
+    });
     let crew = Crew::start(Arc::clone(&clients)).map_err(StartError::Runtime)?;
     let (commands, received) = unbounded_channel();
     let app = App { source, quiet, verbose, pools, crew, clients };

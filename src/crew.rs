@@ -8,12 +8,10 @@ use pgweir_config::{Settings, Workers};
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
-use crate::client::{self, ClientSlot, Clients, timeouts};
+use crate::client::{self, Arrival, Clients, timeouts};
 use crate::log::log_at;
 use crate::net::outbox::Outbox;
 use crate::net::ring::Ring;
-use crate::net::stream::Detached;
-use crate::registry::Ends;
 use crate::relay::{RequestLimits, TrackingSettings};
 use crate::worker::{Load, Placed, Worker};
 
@@ -26,12 +24,7 @@ const LOOKS: u32 = 3;
 
 /// What a worker is sent.
 enum ToWorker {
-    Client {
-        socket: Detached,
-        ends: Ends,
-        slot: ClientSlot,
-        placed: Placed,
-    },
+    Client(Arrival, Placed),
     /// A reload has changed them.
     Limits(RequestLimits),
 }
@@ -113,12 +106,12 @@ impl Crew {
     }
 
     /// Gives a new client to the worker with the fewest.
-    pub(crate) fn place(&self, socket: Detached, ends: Ends, slot: ClientSlot) {
+    pub(crate) fn place(&self, arrival: Arrival) {
         let members = self.members();
         let Some(member) = members.iter().min_by_key(|member| member.load.clients()) else { return };
         let placed = member.load.client();
         // A worker ends with the process only.
-        let _ = member.send.send(ToWorker::Client { socket, ends, slot, placed });
+        let _ = member.send.send(ToWorker::Client(arrival, placed));
     }
 
     pub(crate) fn set_limits(&self, limits: RequestLimits) {
@@ -171,13 +164,10 @@ async fn work(
     while let Some(message) = receive.recv().await {
         match message {
             ToWorker::Limits(limits) => worker.limits.set(limits),
-            ToWorker::Client { socket, ends, slot, placed } => match socket.attach() {
-                Ok(stream) => {
-                    let (clients, worker) = (Arc::clone(&clients), Rc::clone(&worker));
-                    tokio::task::spawn_local(client::serve(clients, worker, stream, ends, slot, placed));
-                }
-                Err(e) => log_at!(Warning, "client at {ends} cannot be served: {e}"),
-            },
+            ToWorker::Client(arrival, placed) => {
+                let (clients, worker) = (Arc::clone(&clients), Rc::clone(&worker));
+                tokio::task::spawn_local(client::serve(clients, worker, arrival, placed));
+            }
         }
     }
 }

@@ -1,13 +1,15 @@
 //! Accepting: new connections go to the workers.
 
-use std::io;
+use std::io::{self, Read, Write};
 use std::sync::Arc;
 use std::time::Duration;
 
+use pgweir_proto::client_error::ClientError;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
-use crate::client::{ClientSlot, Clients};
+use crate::client::admission::Source;
+use crate::client::{Arrival, ClientSlot, Clients};
 use crate::crew::Crew;
 use crate::log::log_at;
 use crate::net::listener::{Listeners, SocketFile, UnixSocket, set_defer_accept};
@@ -18,19 +20,23 @@ use crate::registry::Ends;
 /// After a failed accept (out of descriptors, mostly) others may close something meanwhile.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
+/// What a client that is turned away has sent by then: a request for TLS, or a startup packet.
+const UNREAD_MAX: usize = 1024;
+
 /// Accepts on all of `listeners` until what is returned is dropped, which closes them.
 pub(crate) fn accept(listeners: Listeners, clients: &Arc<Clients>, crew: &Arc<Crew>) -> io::Result<Accepting> {
     let mut tcp_tasks = JoinSet::new();
-    let Listeners { tcp, unix } = listeners;
+    let Listeners { tcp, proxied, unix } = listeners;
     let port = clients.pools.config().settings.listen_port;
-    let same = tcp.iter().map(std::net::TcpListener::try_clone).collect::<io::Result<_>>()?;
-    for listener in tcp {
+    let same = tcp.iter().chain(&proxied).map(std::net::TcpListener::try_clone).collect::<io::Result<_>>()?;
+    let direct = tcp.into_iter().map(|listener| (listener, false));
+    for (listener, is_proxied) in direct.chain(proxied.into_iter().map(|listener| (listener, true))) {
         let listener = TcpListener::from_std(listener)?;
         let (clients, crew) = (Arc::clone(clients), Arc::clone(crew));
         tcp_tasks.spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => report(place_tcp(stream, &clients, &crew)),
+                    Ok((stream, _)) => report(place_tcp(stream, is_proxied, &clients, &crew)),
                     Err(e) => pause(&e).await,
                 }
             }
@@ -76,18 +82,50 @@ impl Accepting {
     }
 }
 
-fn place_tcp(stream: TcpStream, clients: &Clients, crew: &Crew) -> io::Result<()> {
-    let ends = Ends::Tcp { peer: stream.peer_addr()?, local: stream.local_addr()? };
-    TcpOptions::for_clients(&clients.pools.config().settings).apply(&stream)?;
-    crew.place(Stream::tcp(stream).detach()?, ends, ClientSlot::new(&clients.pools.registry));
+fn place_tcp(stream: TcpStream, is_proxied: bool, clients: &Clients, crew: &Crew) -> io::Result<()> {
+    let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
+    let ends = Ends::Tcp { peer, local };
+    let config = clients.pools.config();
+    let settings = &config.settings;
+    if is_proxied && !settings.proxy_protocol_networks.has(peer.ip()) {
+        // Not a word to those who are none of the balancers.
+        let text = "connection to proxy_protocol_port closed, which is not from one of proxy_protocol_networks";
+        clients.untrusted.warn(format_args!("{text}: {peer}"));
+        return Ok(());
+    }
+    let source = if is_proxied { Source::Balancer } else { Source::Address(peer.ip()) };
+    let place = match clients.admission.admit(settings, source) {
+        Ok(place) => place,
+        Err(error) => {
+            clients.admission.report(&error, &ends);
+            return turn_away(stream.into_std()?, &error);
+        }
+    };
+    TcpOptions::for_clients(settings).apply(&stream)?;
+    let socket = Stream::tcp(stream).detach()?;
+    let slot = ClientSlot::new(&clients.pools.registry);
+    crew.place(Arrival { socket, ends, is_proxied, slot, place });
     Ok(())
 }
 
 fn place_unix(stream: UnixStream, port: u16, clients: &Clients, crew: &Crew) -> io::Result<()> {
     let peer_pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
     let ends = Ends::Unix { port, peer_pid };
-    crew.place(Stream::unix(stream).detach()?, ends, ClientSlot::new(&clients.pools.registry));
+    let Ok(place) = clients.admission.admit(&clients.pools.config().settings, Source::Unix) else { return Ok(()) };
+    let socket = Stream::unix(stream).detach()?;
+    let slot = ClientSlot::new(&clients.pools.registry);
+    crew.place(Arrival { socket, ends, is_proxied: false, slot, place });
     Ok(())
+}
+
+/// Tells a client that there is no place for it, at no further cost.
+fn turn_away(mut socket: std::net::TcpStream, error: &ClientError) -> io::Result<()> {
+    // What it has sent is taken off the socket, since closing it over unread bytes resets the
+    // connection, and the client might not see what it is told.
+    let _ = socket.read(&mut [0; UNREAD_MAX]);
+    let mut message = Vec::new();
+    error.encode(&mut message);
+    socket.write_all(&message)
 }
 
 /// A connection that ended before it began is not worth more than this.

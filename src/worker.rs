@@ -4,10 +4,12 @@
 //! commands; the figures that others look at are in the registry.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::task::Waker;
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
@@ -21,6 +23,10 @@ use crate::relay::RequestLimits;
 
 /// What one read can take. It is the worker's, not a connection's: an idle client has none.
 pub(crate) const SCRATCH_LEN: usize = 64 * 1024;
+
+/// As many steps of logins are taken in a turn: a step takes up to a hundred microseconds, a
+/// session's a few, and whoever is in must not notice how many others want to be.
+const LOGIN_STEPS_PER_TURN: u32 = 4;
 
 /// As many polls are a turn at the most. With 64 sends the outbox is full anyway.
 const POLLS_PER_TURN: u32 = 128;
@@ -83,10 +89,25 @@ pub(crate) struct Worker {
     /// Sessions polled since the runtime has parked, or since the last turn was made to end.
     polls: Cell<u32>,
     pub(crate) load: Arc<Load>,
+    /// Logins that wait for a later turn.
+    logins: RefCell<VecDeque<(Waker, Rc<Cell<Pace>>)>>,
+    /// Steps that logins may still take in this turn.
+    login_steps: Cell<u32>,
     /// Settings that every message is held against.
     pub(crate) limits: Cell<RequestLimits>,
     /// The sessions, for the janitor and for commands from outside.
     sessions: RefCell<Slab<Rc<SessionCell>>>,
+}
+
+/// How a login gets on with its next step.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Pace {
+    /// When it is ready, if this turn has one left.
+    Free,
+    /// Not before it has been woken in its turn.
+    Waiting,
+    /// Its turn has come.
+    Next,
 }
 
 /// Why a session must end although neither side wants it to.
@@ -156,6 +177,8 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice()),
             now_us: Cell::new(clock::now_us()),
             polls: Cell::new(0),
+            logins: RefCell::default(),
+            login_steps: Cell::new(LOGIN_STEPS_PER_TURN),
             load,
             limits: Cell::new(limits),
             sessions: RefCell::new(Slab::new()),
@@ -172,6 +195,7 @@ impl Worker {
         CURRENT.with_borrow(|worker| {
             if let Some(worker) = worker {
                 worker.outbox.flush();
+                worker.go_on_with_logins();
             }
         });
     }
@@ -191,6 +215,41 @@ impl Worker {
         self.outbox.flush();
         self.polls.set(0);
         self.now_us.set(clock::now_us());
+        self.go_on_with_logins();
+    }
+
+    /// The next turn's share of logins.
+    fn go_on_with_logins(&self) {
+        let mut logins = self.logins.borrow_mut();
+        let now = logins.len().min(LOGIN_STEPS_PER_TURN as usize);
+        for (waker, pace) in logins.drain(..now) {
+            pace.set(Pace::Next);
+            waker.wake();
+        }
+        self.login_steps.set(LOGIN_STEPS_PER_TURN - now as u32);
+    }
+
+    /// A login that takes no more than its share of this thread: the rest waits for later turns, in
+    /// the order in which it became ready.
+    pub(crate) async fn paced<T>(&self, login: impl Future<Output = T>) -> T {
+        let mut login = std::pin::pin!(login);
+        let pace = Rc::new(Cell::new(Pace::Free));
+        poll_fn(|cx| match pace.get() {
+            Pace::Waiting => Poll::Pending,
+            Pace::Free if self.login_steps.get() == 0 => {
+                pace.set(Pace::Waiting);
+                self.logins.borrow_mut().push_back((cx.waker().clone(), Rc::clone(&pace)));
+                Poll::Pending
+            }
+            now => {
+                if now == Pace::Free {
+                    self.login_steps.set(self.login_steps.get() - 1);
+                }
+                pace.set(Pace::Free);
+                login.as_mut().poll(cx)
+            }
+        })
+        .await
     }
 
     /// A session is polled. A runtime that is never out of work never parks, but what is to be

@@ -35,6 +35,10 @@ pub enum ClientError {
     NoMoreConnections,
     TooManyDatabaseClients,
     TooManyUserClients,
+    /// max_client_logins.
+    TooManyLogins,
+    /// max_client_logins_per_address.
+    TooManyAddressLogins,
     ShuttingDown,
 
     // Who and where
@@ -167,6 +171,8 @@ impl ClientError {
             E::NoMoreConnections => "no more connections allowed (max_client_conn)",
             E::TooManyDatabaseClients => "client connections exceeded (max_db_client_connections)",
             E::TooManyUserClients => "client connections exceeded (max_user_client_connections)",
+            E::TooManyLogins => "no more connections allowed (max_client_logins)",
+            E::TooManyAddressLogins => "no more connections allowed (max_client_logins_per_address)",
             E::ShuttingDown => "pooler is shutting down",
             E::NoSuchDatabase(name) => return format!("no such database: {name}").into(),
             E::DatabaseDisabled(name) => return format!("database \"{name}\" is disabled").into(),
@@ -238,7 +244,11 @@ impl ClientError {
             | E::NoAuthenticationMethod
             | E::SslRequired => SqlState::INVALID_AUTHORIZATION_SPECIFICATION,
             E::PasswordFailed | E::SaslFailed | E::CredentialsFailed | E::EmptyPassword => SqlState::INVALID_PASSWORD,
-            E::NoMoreConnections | E::TooManyDatabaseClients | E::TooManyUserClients => SqlState::TOO_MANY_CONNECTIONS,
+            E::NoMoreConnections
+            | E::TooManyDatabaseClients
+            | E::TooManyUserClients
+            | E::TooManyLogins
+            | E::TooManyAddressLogins => SqlState::TOO_MANY_CONNECTIONS,
             E::StatementNameTooLong | E::StatementsTooLarge => SqlState::PROGRAM_LIMIT_EXCEEDED,
             E::QueryTimeout | E::QueryTimeoutWaiting => SqlState::QUERY_CANCELED,
             E::IdleTransactionTimeout => SqlState::IDLE_IN_TRANSACTION_SESSION_TIMEOUT,

@@ -7,20 +7,23 @@ use std::time::Duration;
 use pgweir_config::{CONSOLE_DATABASE, Config};
 use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::client_error::ClientError;
+use pgweir_proto::proxy::ProxySource;
 use pgweir_proto::replication::Replication;
 use pgweir_proto::startup::ProtocolVersion;
 use tokio::io::AsyncWriteExt;
 
+use super::admission::LoginPlace;
 use super::cancel::CancelRequest;
 use super::end::End;
 use super::handshake::{self, Encryption, HandshakeError, Hello, Startup};
+use super::proxy::{self, HeaderError};
 use super::secrets::{Proven, Secrets};
 use super::session::Session;
 use super::session_use::Told;
 use super::welcome::welcome;
-use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, replication};
+use super::{Arrival, ClientSlot, Clients, ConsoleAccess, ConsoleClient, replication};
 use crate::auth::{self, Asked, AuthError, Method, Origin, Outside, Reason};
-use crate::log::{self, Level, Topic};
+use crate::log::{self, Level, Topic, log_at};
 use crate::net::clock;
 use crate::net::stream::Stream;
 use crate::pool::Permit;
@@ -44,6 +47,8 @@ pub(super) enum Refused {
     },
     /// The client went away, or its connection broke.
     Gone(String),
+    /// The client went away without having said anything, as a balancer's check does.
+    Silent,
     /// It is none, but a cancel request.
     Cancel(CancelKey),
 }
@@ -96,17 +101,29 @@ impl Who {
 pub(super) async fn log_in(
     clients: &Arc<Clients>,
     worker: &Rc<Worker>,
-    mut stream: Stream,
-    ends: Ends,
-    slot: ClientSlot,
+    arrival: Arrival,
     connect_us: u64,
 ) -> Option<Session> {
+    let Arrival { socket, ends, is_proxied, slot, place: mut login_place } = arrival;
+    let mut stream = match socket.attach() {
+        Ok(stream) => stream,
+        Err(e) => {
+            log_at!(Warning, "client at {ends} cannot be served: {e}");
+            return None;
+        }
+    };
     let id = clients.pools.registry.next_id();
     let mut who = Who { id, ends, database: "(nodb)".into(), user: "(nouser)".into(), connect_us };
     let config = clients.pools.config();
     let limit = some(config.settings.client_login_timeout);
-    let identified =
-        within(limit, ClientError::LoginTimeout, identify(clients, worker.id, &config, &mut stream, &mut who)).await;
+    let identified = within(limit, ClientError::LoginTimeout, async {
+        if is_proxied {
+            come_from(&config, &mut stream, &mut who, &mut login_place).await?;
+        }
+        identify(clients, worker.id, &config, &mut stream, &mut who, &mut login_place).await
+    });
+    let identified = identified.await;
+    drop(login_place);
     let admitted = match identified {
         Ok(admitted) => admitted,
         Err(Refused::Cancel(key)) => {
@@ -119,7 +136,7 @@ pub(super) async fn log_in(
             return None;
         }
         Err(refused) => {
-            refuse(&mut stream, &who, refused).await;
+            refuse(clients, &mut stream, &who, refused);
             return None;
         }
     };
@@ -150,7 +167,7 @@ pub(super) async fn log_in(
             if let Err(refused) = welcomed {
                 session.finish(match refused {
                     Refused::Client { error, .. } => End::Error(error),
-                    Refused::Gone(_) | Refused::Cancel(_) => End::ClientEof,
+                    Refused::Gone(_) | Refused::Silent | Refused::Cancel(_) => End::ClientEof,
                 });
                 return None;
             }
@@ -200,6 +217,35 @@ fn some(duration: Duration) -> Option<Duration> {
     (!duration.is_zero()).then_some(duration)
 }
 
+/// Reads what the balancer has to say. That is nothing to its client, which is told nothing of an error.
+async fn come_from(
+    config: &Config,
+    stream: &mut Stream,
+    who: &mut Who,
+    login_place: &mut LoginPlace,
+) -> Result<(), Refused> {
+    let refused = |why: &dyn std::fmt::Display| {
+        who.log_at(Level::Warning, format_args!("{why}"));
+        Refused::Gone("bad PROXY header".to_owned())
+    };
+    match proxy::read_header(stream).await {
+        Ok(ProxySource::Client(peer)) => {
+            who.log_at(Level::Debug, format_args!("a balancer's connection for the client at {peer}"));
+            if let Ends::Tcp { peer: known, .. } = &mut who.ends {
+                *known = peer;
+            }
+        }
+        Ok(ProxySource::Balancer) => {}
+        Err(HeaderError::Silent) => return Err(Refused::Silent),
+        Err(HeaderError::Truncated) => return Err(refused(&"the connection was closed within its PROXY header")),
+        Err(HeaderError::Bad(e)) => return Err(refused(&e)),
+    }
+    match &who.ends {
+        Ends::Tcp { peer, .. } => Ok(login_place.set_address(&config.settings, peer.ip())?),
+        Ends::Unix { .. } => Ok(()),
+    }
+}
+
 /// From the first byte to a place in a pool, or at the console.
 async fn identify(
     clients: &Arc<Clients>,
@@ -207,6 +253,7 @@ async fn identify(
     config: &Arc<Config>,
     stream: &mut Stream,
     who: &mut Who,
+    login_place: &mut LoginPlace,
 ) -> Result<Admitted, Refused> {
     let pools = &clients.pools;
     let startup = startup(pools, config, stream, who).await?;
@@ -217,6 +264,10 @@ async fn identify(
         && stream.tls().is_none()
     {
         return Err(ClientError::SslRequired.into());
+    }
+    let is_admin = config.settings.admin_users.has(&startup.user);
+    if !is_admin && startup.database != CONSOLE_DATABASE {
+        login_place.needs_ordinary(&config.settings)?;
     }
     who.user.clone_from(&startup.user);
     who.database.clone_from(&startup.database);
@@ -238,7 +289,6 @@ async fn identify(
     if pools.shutdown().is_some() {
         return Err(ClientError::ShuttingDown.into());
     }
-    let is_admin = config.settings.admin_users.has(&startup.user);
     let connected = pools.registry.connected.load(std::sync::atomic::Ordering::Relaxed);
     if connected > config.settings.max_client_conn && !is_admin {
         return Err(ClientError::NoMoreConnections.into());
@@ -478,9 +528,13 @@ fn enter(
 }
 
 /// Tells a client that it is not let in, the log first.
-async fn refuse(stream: &mut Stream, who: &Who, refused: Refused) {
+fn refuse(clients: &Clients, stream: &mut Stream, who: &Who, refused: Refused) {
     let (reason, told) = match refused {
-        Refused::Cancel(_) => return,
+        Refused::Cancel(_) | Refused::Silent => return,
+        Refused::Client { error: error @ (ClientError::TooManyLogins | ClientError::TooManyAddressLogins), .. } => {
+            clients.admission.report(&error, &who.ends);
+            return tell(stream, &error);
+        }
         Refused::Client { error, reason: Some(Reason::Outside(why)) } => {
             who.log_at(Level::Warning, format_args!("{why}"));
             (error.message().into_owned(), Some(error))
@@ -502,6 +556,10 @@ async fn refuse(stream: &mut Stream, who: &Who, refused: Refused) {
     if log::is_wanted(Topic::PoolerErrors) {
         who.log_at(Level::Warning, format_args!("pooler error: {}", error.message()));
     }
+    tell(stream, &error);
+}
+
+fn tell(stream: &mut Stream, error: &ClientError) {
     let mut message = Vec::new();
     error.encode(&mut message);
     stream.try_end(&message);

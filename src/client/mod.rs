@@ -1,7 +1,10 @@
 //! A client's whole life, a file per phase, in the order in which they come:
-//! `handshake` (startup packet), `login` (who, where, may it; its secret from `secrets`), `welcome` (or
+//! `admission` (is there a place), `proxy` (where a balancer says it comes from), `handshake` (startup packet), `login` (who, where, may it; its secret from `secrets`), `welcome` (or
 //! `replication`), `session` (asks and waits), `relay` and `replies` (is served), `end`. `timeouts` looks on.
 
+pub(crate) mod admission;
+pub(crate) mod throttle;
+mod proxy;
 mod handshake;
 mod login;
 mod secrets;
@@ -23,16 +26,21 @@ use tokio::sync::mpsc::UnboundedSender;
 
 use crate::auth::AuthContext;
 use crate::net::clock;
-use crate::net::stream::{Detached, Stream};
+use crate::net::stream::Detached;
 use crate::pool::Permit;
 use crate::pools::Pools;
 use crate::registry::{Ends, Registry};
 use crate::worker::{Placed, Worker};
+use admission::{Admission, LoginPlace};
+use throttle::Throttle;
 
 /// What all clients need, whichever worker they are on.
 pub(crate) struct Clients {
     pub(crate) pools: Arc<Pools>,
     pub(crate) auth: AuthContext,
+    pub(crate) admission: Arc<Admission>,
+    /// Tells of those who come to `proxy_protocol_port` and are no balancers.
+    pub(crate) untrusted: Arc<Throttle>,
     /// Where a client of the console goes.
     pub(crate) console: UnboundedSender<ConsoleClient>,
 }
@@ -87,17 +95,21 @@ impl Drop for ClientSlot {
     }
 }
 
+/// A connection that has just been accepted.
+pub(crate) struct Arrival {
+    pub(crate) socket: Detached,
+    pub(crate) ends: Ends,
+    /// It comes from a balancer, and begins with a PROXY header.
+    pub(crate) is_proxied: bool,
+    pub(crate) slot: ClientSlot,
+    pub(crate) place: LoginPlace,
+}
+
 /// Serves a client that has just connected, until it is gone.
-pub(crate) async fn serve(
-    clients: Arc<Clients>,
-    worker: Rc<Worker>,
-    stream: Stream,
-    ends: Ends,
-    slot: ClientSlot,
-    placed: Placed,
-) {
+pub(crate) async fn serve(clients: Arc<Clients>, worker: Rc<Worker>, arrival: Arrival, placed: Placed) {
     let connect_us = clock::now_us();
-    if let Some(session) = login::log_in(&clients, &worker, stream, ends, slot, connect_us).await {
+    let log_in = login::log_in(&clients, &worker, arrival, connect_us);
+    if let Some(session) = worker.paced(log_in).await {
         // In a task of its own: what the login needed is given back before the client idles.
         tokio::task::spawn_local(async move {
             session.run().await;

@@ -56,14 +56,6 @@ impl Peer {
         self.0.read_exact(&mut request).is_ok() && request[4..] == msg::SSL_REQUEST.to_be_bytes()
     }
 
-    /// What comes in one read; empty at the end of the stream.
-    pub(crate) fn read_some(&mut self) -> Vec<u8> {
-        let mut chunk = vec![0; 4096];
-        let len = self.0.read(&mut chunk).unwrap_or(0);
-        chunk.truncate(len);
-        chunk
-    }
-
     /// Declines encryption, and reads the startup packet; false at the end of the stream.
     pub(crate) fn read_startup(&mut self) -> bool {
         self.read_packet().is_some()

@@ -61,6 +61,8 @@ impl std::error::Error for ListenError {}
 /// All sockets to accept clients from. None blocks.
 pub(crate) struct Listeners {
     pub(crate) tcp: Vec<TcpListener>,
+    /// Those at `proxy_protocol_port`.
+    pub(crate) proxied: Vec<TcpListener>,
     /// None: `unix_socket_dir` is empty.
     pub(crate) unix: Option<UnixSocket>,
 }
@@ -72,25 +74,34 @@ impl Listeners {
         if let Some(name) = &unix {
             name.check_free()?;
         }
-        let mut tcp = Vec::new();
-        for address in tcp::addresses(settings)? {
-            match tcp::bind(address, settings) {
-                Ok(listener) => {
-                    log_at!(Log, "listening on {address}");
-                    tcp.push(listener);
-                }
-                Err(failure) => log_at!(Warning, "cannot listen on {address}: {failure}"),
-            }
-        }
-        if tcp.is_empty() && !settings.listen_addr.is_empty() {
-            return Err(ListenError::NoAddress(settings.listen_addr.text().to_owned()));
-        }
+        let tcp = bind_all(settings, settings.listen_port, "")?;
+        let proxied = match u16::try_from(settings.proxy_protocol_port) {
+            Ok(port @ 1..) => bind_all(settings, port, " (PROXY protocol)")?,
+            _ => Vec::new(),
+        };
         let unix = unix.map(|name| name.bind(settings)).transpose()?;
         if tcp.is_empty() && unix.is_none() {
             return Err(ListenError::Nowhere);
         }
-        Ok(Listeners { tcp, unix })
+        Ok(Listeners { tcp, proxied, unix })
     }
+}
+
+fn bind_all(settings: &Settings, port: u16, kind: &str) -> Result<Vec<TcpListener>, ListenError> {
+    let mut listeners = Vec::new();
+    for address in tcp::addresses(settings, port)? {
+        match tcp::bind(address, settings) {
+            Ok(listener) => {
+                log_at!(Log, "listening on {address}{kind}");
+                listeners.push(listener);
+            }
+            Err(failure) => log_at!(Warning, "cannot listen on {address}{kind}: {failure}"),
+        }
+    }
+    if listeners.is_empty() && !settings.listen_addr.is_empty() {
+        return Err(ListenError::NoAddress(settings.listen_addr.text().to_owned()));
+    }
+    Ok(listeners)
 }
 
 fn backlog(settings: &Settings) -> i32 {

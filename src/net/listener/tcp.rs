@@ -13,9 +13,8 @@ use super::{ListenError, backlog};
 use crate::log::log_at;
 use crate::net::tcp::TcpOptions;
 
-/// What `listen_addr` stands for, each address once.
-pub(super) fn addresses(settings: &Settings) -> Result<Vec<SocketAddr>, ListenError> {
-    let port = settings.listen_port;
+/// What `listen_addr` stands for at this port, each address once.
+pub(super) fn addresses(settings: &Settings, port: u16) -> Result<Vec<SocketAddr>, ListenError> {
     let mut addresses: Vec<SocketAddr> = Vec::new();
     for entry in settings.listen_addr.iter() {
         let resolved = if entry == "*" {

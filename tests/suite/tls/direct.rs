@@ -84,7 +84,7 @@ mod beyond_pgbouncer {
         for (host, is_named) in [("localhost", true), ("127.0.0.1", false)] {
             let (give, take) = std::sync::mpsc::channel();
             let server = FakeServer::start(move |_, mut peer| {
-                let _ = give.send(peer.read_some());
+                let _ = give.send(peer.read_some().unwrap_or_default());
             });
             let entry = format!("host={host} port={}", server.port);
             let bouncer = Bouncer::start_before(server.port, |setup| direct(setup.database("app", entry), "require"));
