@@ -169,8 +169,8 @@ fn parse_v2(bytes: &[u8]) -> Result<Parsed, ProxyError> {
 fn v2_source(family: u8, body: &[u8]) -> Result<ProxySource, ProxyError> {
     let mut body = Reader::new(body);
     let source = match family {
-        0x11 => body.array().zip(body.array::<4>()).map(|(source, _)| Ipv4Addr::from_octets(source).into()),
-        0x21 => body.array().zip(body.array::<16>()).map(|(source, _)| Ipv6Addr::from_octets(source).into()),
+        0x11 => body.array::<4>().zip(body.array::<4>()).map(|(source, _)| IpAddr::from(source)),
+        0x21 => body.array::<16>().zip(body.array::<16>()).map(|(source, _)| IpAddr::from(source)),
         // Not a client's TCP connection, so its addresses say nothing that rules could be held against.
         0x00..=0x02 | 0x10 | 0x12 | 0x20 | 0x22 | 0x30..=0x32 => return Ok(ProxySource::Balancer),
         _ => return Err(ProxyError::BadFamily),

@@ -25,13 +25,14 @@ const RESERVE: u32 = 32;
 const IPV6_NETWORK: u128 = !0 << 64;
 
 /// All connections that are not past their login.
+#[derive(Debug)]
 pub(crate) struct Admission {
     /// Locked for a look-up or two: at the beginning and at the end of a login.
     counts: Mutex<Counts>,
     refusals: Arc<Throttle>,
 }
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Counts {
     ordinary: u32,
     reserved: u32,
@@ -60,6 +61,7 @@ enum Seat {
 }
 
 /// A connection's place, given back when dropped.
+#[derive(Debug)]
 pub(crate) struct LoginPlace {
     admission: Arc<Admission>,
     seat: Seat,
@@ -208,12 +210,12 @@ mod tests {
         let (admission, settings) = (admission().await, settings(2, 0));
         let admit = |source| admission.admit(&settings, source);
         let mut places: Vec<LoginPlace> =
-            (0..2 + RESERVE).map(|_| admit(from("192.0.2.1")).ok().expect("a place")).collect();
+            (0..2 + RESERVE).map(|_| admit(from("192.0.2.1")).expect("a place")).collect();
         assert_eq!(admit(from("192.0.2.1")).err(), Some(ClientError::TooManyLogins));
         assert_eq!(admit(Source::Balancer).err(), Some(ClientError::TooManyLogins));
         assert!(places[1].needs_ordinary(&settings).is_ok());
         assert_eq!(places[2].needs_ordinary(&settings).err(), Some(ClientError::TooManyLogins));
-        let mut local = admit(Source::Unix).ok().expect("the operator's way in");
+        let mut local = admit(Source::Unix).expect("the operator's way in");
         assert_eq!(local.needs_ordinary(&settings).err(), Some(ClientError::TooManyLogins));
         // An ordinary place becomes free, for whoever needs it first.
         places.remove(0);
@@ -228,7 +230,7 @@ mod tests {
     #[tokio::test]
     async fn addresses_have_limits_of_their_own() {
         let (admission, settings) = (admission().await, settings(0, 1));
-        let admit = |source| admission.admit(&settings, source).ok().expect("a place");
+        let admit = |source| admission.admit(&settings, source).expect("a place");
         let is_ordinary = |mut place: LoginPlace| {
             let checked = place.needs_ordinary(&settings);
             assert!(matches!(checked, Ok(()) | Err(ClientError::TooManyAddressLogins)));
@@ -249,14 +251,14 @@ mod tests {
     async fn behind_a_balancer_the_client_s_address_counts() {
         let (admission, settings) = (admission().await, settings(0, 1));
         let admit = |address: &str| {
-            let mut place = admission.admit(&settings, Source::Balancer).ok().expect("a place");
+            let mut place = admission.admit(&settings, Source::Balancer).expect("a place");
             place.set_address(&settings, address.parse().unwrap()).map(|()| place)
         };
-        let first = admit("192.0.2.1").ok().expect("a place");
-        let mut second = admit("192.0.2.1").ok().expect("a place in the reserve");
+        let first = admit("192.0.2.1").expect("a place");
+        let mut second = admit("192.0.2.1").expect("a place in the reserve");
         assert_eq!(second.needs_ordinary(&settings), Err(ClientError::TooManyAddressLogins));
-        assert!(admit("192.0.2.2").ok().expect("a place").needs_ordinary(&settings).is_ok());
-        let reserve: Vec<_> = (1..RESERVE).map(|_| admit("192.0.2.1").ok().expect("a place in the reserve")).collect();
+        assert!(admit("192.0.2.2").expect("a place").needs_ordinary(&settings).is_ok());
+        let reserve: Vec<_> = (1..RESERVE).map(|_| admit("192.0.2.1").expect("a place in the reserve")).collect();
         assert_eq!(admit("192.0.2.1").err(), Some(ClientError::TooManyAddressLogins));
         drop((first, second, reserve));
         assert_empty(&admission);
@@ -266,8 +268,8 @@ mod tests {
     async fn without_a_number_max_client_conn_counts_and_0_is_no_limit() {
         let admission = admission().await;
         let mut settings = Settings { max_client_conn: 1, ..Settings::default() };
-        let _first = admission.admit(&settings, Source::Balancer).ok().expect("a place");
-        let mut second = admission.admit(&settings, Source::Balancer).ok().expect("a place");
+        let _first = admission.admit(&settings, Source::Balancer).expect("a place");
+        let mut second = admission.admit(&settings, Source::Balancer).expect("a place");
         assert_eq!(second.needs_ordinary(&settings), Err(ClientError::TooManyLogins));
         settings.max_client_logins = Some(0);
         assert!(second.needs_ordinary(&settings).is_ok());

@@ -6,6 +6,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod admission;
 mod auth_query;
 mod bulk;
 mod cancel;
@@ -26,6 +27,7 @@ mod pam;
 mod pgbench;
 mod pooling;
 mod prepared;
+mod proxy_protocol;
 mod random_steps;
 mod relay;
 mod replication;

@@ -1,6 +1,7 @@
 //! What the tests share: a real PostgreSQL, a pooler in front of it, and clients that speak the
 //! protocol byte by byte.
 
+pub(crate) mod balancer;
 pub(crate) mod bouncer;
 pub(crate) mod directory;
 pub(crate) mod fake_server;

@@ -49,6 +49,12 @@ impl Wire {
         Wire::connect(socket, &address.into())
     }
 
+    pub(crate) fn tcp_from(from: Ipv4Addr, port: u16) -> Wire {
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
+        socket.bind(&SocketAddr::from((from, 0)).into()).expect("bind");
+        Wire::connect(socket, &SocketAddr::from((Ipv4Addr::LOCALHOST, port)).into()).expect("connect")
+    }
+
     /// With a receive buffer so small that an unread result soon fills it.
     pub(crate) fn tcp_narrow(port: u16) -> Wire {
         let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("socket");
