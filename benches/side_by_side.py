@@ -112,7 +112,7 @@ class Pooler:
         self.version = run([self.binary, "-V"]).split("\n", 1)[0]
 
     @contextlib.contextmanager
-    def running(self, postgres, servers, clients, mode, auth_type="trust", tls=False):
+    def running(self, postgres, servers, clients, mode, auth_type="trust", tls=False, more=""):
         users = write(f"{self.dir}/users.txt", '"bench" "bench"\n')
         # PgBouncer before 1.21 refuses to know it.
         prepared = "max_prepared_statements = 200" if mode == "prepared" else ""
@@ -133,6 +133,7 @@ log_disconnections = 0
 log_stats = 0
 {prepared}
 {self.tls_settings() if tls else ""}
+{more}
 """)
         with open(f"{self.dir}/log", "w", encoding="utf-8") as log:
             self.process = subprocess.Popen(unprivileged([self.binary, ini]), stdout=log, stderr=log, cwd=self.dir)
@@ -366,4 +367,5 @@ def main():
                 idle_table(postgres, poolers, args.idle)
 
 
-main()
+if __name__ == "__main__":
+    main()

@@ -35,6 +35,9 @@ use crate::server::parameters::Tracked;
 /// Threads beside the data path: console, logins to servers, timers.
 const CONTROL_THREADS: usize = 2;
 
+/// What these threads give way to: the data path, above all where there are few cores.
+const LOGIN_NICENESS: i32 = 10;
+
 /// How often a waiting shutdown looks whether it may end.
 const SHUTDOWN_LOOK: Duration = Duration::from_millis(100);
 
@@ -86,12 +89,13 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
         .enable_all()
         .build()
         .map_err(StartError::Runtime)?;
+    let logins = login_threads().map_err(StartError::Runtime)?;
     // Before anybody can see that we listen: a SIGHUP then must not end the process.
     let signals = control.block_on(async { Signals::new() }).map_err(StartError::Runtime)?;
     let listeners = Listeners::bind(&config.settings).map_err(StartError::Listen)?;
     let (console_clients, consoles) = unbounded_channel();
     let pools = make_pools(&config, tls, &control);
-    let auth = AuthContext::new();
+    let auth = AuthContext::new(logins.handle().clone());
     let clients = Arc::new(Clients {
         pools: Arc::clone(&pools),
         auth,
@@ -106,7 +110,23 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     log::flush();
     // Sessions end with their sockets, as the process ends now.
     control.shutdown_background();
+    logins.shutdown_background();
     served
+}
+
+/// The threads for what logins have to compute: handshakes, keys from passwords. A storm of logins
+/// waits here and not where those are served who are in.
+fn login_threads() -> io::Result<Runtime> {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    Builder::new_multi_thread()
+        .worker_threads((cores / 2).max(1))
+        .thread_name("logins")
+        .on_thread_start(|| {
+            if let Err(e) = rustix::process::nice(LOGIN_NICENESS) {
+                log_at!(Debug, "the threads of logins keep their priority: {e}");
+            }
+        })
+        .build()
 }
 
 fn tls_setup(config: &Config, before: Option<&TlsSetup>) -> Result<Arc<TlsSetup>, SetupError> {
@@ -348,5 +368,28 @@ impl Signals {
             std::task::Poll::Pending
         })
         .await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Field 19 of its `stat`, counted behind the name.
+    fn niceness() -> i32 {
+        let stat = std::fs::read_to_string("/proc/thread-self/stat").unwrap();
+        let (_, fields) = stat.rsplit_once(") ").unwrap();
+        fields.split(' ').nth(16).unwrap().parse().unwrap()
+    }
+
+    #[test]
+    fn what_logins_compute_gives_way() {
+        let logins = login_threads().unwrap();
+        let expected = (niceness() + LOGIN_NICENESS).min(19);
+        let found = logins.block_on(async {
+            let (task, blocking) = (tokio::spawn(async { niceness() }), tokio::task::spawn_blocking(niceness));
+            (task.await.unwrap(), blocking.await.unwrap())
+        });
+        assert_eq!(found, (expected, expected));
     }
 }

@@ -4,28 +4,36 @@ use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use pgweir_proto::scram::{ITERATIONS_MAX, ScramKeys};
+use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
 use tokio::task::spawn_blocking;
 
 /// One permit per computation under way. They must not take all cores from the relay.
 pub(crate) struct Computing {
     permits: Arc<Semaphore>,
+    /// Whose threads compute; `None`: those of the runtime that asks.
+    beside: Option<Handle>,
     #[cfg(test)]
     iterations: std::sync::atomic::AtomicU64,
 }
 
 impl Default for Computing {
     fn default() -> Computing {
-        let cores = std::thread::available_parallelism().map_or(1, usize::from);
-        Computing {
-            permits: Arc::new(Semaphore::new((cores / 2).max(1))),
-            #[cfg(test)]
-            iterations: Default::default(),
-        }
+        Computing::new(None)
     }
 }
 
 impl Computing {
+    pub(crate) fn new(beside: Option<Handle>) -> Computing {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        Computing {
+            permits: Arc::new(Semaphore::new((cores / 2).max(1))),
+            beside,
+            #[cfg(test)]
+            iterations: Default::default(),
+        }
+    }
+
     /// `None` if the runtime shuts down first, and for more than [`ITERATIONS_MAX`].
     pub(crate) async fn keys(&self, password: &[u8], salt: &[u8], iterations: NonZeroU32) -> Option<ScramKeys> {
         if iterations.get() > ITERATIONS_MAX {
@@ -45,7 +53,11 @@ impl Computing {
             drop(permit);
             result
         };
-        spawn_blocking(job).await.ok()
+        let computing = match &self.beside {
+            Some(beside) => beside.spawn_blocking(job),
+            None => spawn_blocking(job),
+        };
+        computing.await.ok()
     }
 }
 

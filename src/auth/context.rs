@@ -3,6 +3,7 @@
 use std::num::NonZeroU32;
 
 use pgweir_proto::scram::{SaltSecret, Verifier};
+use tokio::runtime::Handle;
 
 use super::computing::Computing;
 use super::kept::Kept;
@@ -11,6 +12,8 @@ use super::random::random_bytes;
 
 pub(crate) struct AuthContext {
     salts: SaltSecret,
+    /// Threads that give way to the data path.
+    beside: Handle,
     pub(super) computing: Computing,
     /// Of users with a password in clear text.
     verifiers: Kept<Verifier>,
@@ -20,14 +23,20 @@ pub(crate) struct AuthContext {
 }
 
 impl AuthContext {
-    pub(crate) fn new() -> AuthContext {
+    pub(crate) fn new(beside: Handle) -> AuthContext {
         AuthContext {
             salts: SaltSecret::new(random_bytes()),
-            computing: Computing::default(),
+            computing: Computing::new(Some(beside.clone())),
+            beside,
             verifiers: Kept::default(),
             passed: Kept::default(),
             places: Places::new(),
         }
+    }
+
+    /// Where to compute what takes long.
+    pub(crate) fn beside(&self) -> &Handle {
+        &self.beside
     }
 
     pub(super) fn salts(&self) -> &SaltSecret {
@@ -91,7 +100,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_password_that_has_passed_is_not_computed_again() {
-        let context = AuthContext::new();
+        let context = AuthContext::new(Handle::current());
         let verifier = |password: &[u8]| Verifier::from_password(password, b"salt", NonZeroU32::MIN);
         assert_eq!(context.verify(&verifier(b"right"), b"wrong").await, Some(false));
         assert_eq!(context.verify(&verifier(b"right"), b"right").await, Some(true));
@@ -106,7 +115,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_verifier_is_made_once_per_password_and_count() {
-        let context = AuthContext::new();
+        let context = AuthContext::new(Handle::current());
         let (one, two) = (NonZeroU32::MIN, NonZeroU32::new(2).unwrap());
         let made = |user, password, iterations| context.verifier(user, password, iterations);
         let (verifier, is_new) = made("u", "old", one).await.unwrap();

@@ -14,6 +14,7 @@ use pgweir_proto::frame;
 use postgres_protocol::authentication::md5_hash;
 use postgres_protocol::authentication::sasl::{ChannelBinding, ScramSha256};
 use tokio::io::{AsyncReadExt, AsyncWriteExt, DuplexStream, duplex};
+use tokio::runtime::Handle;
 
 const SALT: [u8; 16] = [7; 16];
 
@@ -131,7 +132,7 @@ async fn answer(mut stream: DuplexStream, user: &str, password: &str) -> Vec<Str
 /// A login with the right or a wrong password, in a process of its own.
 async fn with_password(method: AuthType, user: &str, password: &str) -> (Outcome, Vec<String>) {
     let client = |stream| answer(stream, user, password);
-    log_in(method, user, &config(), &AuthContext::new(), client).await
+    log_in(method, user, &config(), &AuthContext::new(Handle::current()), client).await
 }
 
 fn refusal(outcome: Outcome) -> (ClientError, Option<Reason>) {
@@ -200,7 +201,7 @@ async fn everything_else_is_refused_with_one_text() {
 
 #[tokio::test]
 async fn unknown_users_are_asked_like_known_ones() {
-    let (config, context) = (config(), AuthContext::new());
+    let (config, context) = (config(), AuthContext::new(Handle::current()));
     let asked = async |method, user: &'static str| {
         let client = |stream| answer(stream, user, "wrong");
         log_in(method, user, &config, &context, client).await.1
@@ -225,7 +226,7 @@ async fn md5_asks_unknown_users_for_scram_where_all_others_use_it() {
     users.insert("scram", secret);
     config.userlist = Arc::new(users);
     let client = |stream| answer(stream, "nobody", "secret");
-    let (outcome, asked) = log_in(AuthType::Md5, "nobody", &config, &AuthContext::new(), client).await;
+    let (outcome, asked) = log_in(AuthType::Md5, "nobody", &config, &AuthContext::new(Handle::current()), client).await;
     assert_eq!(asked[0], "scram");
     assert_eq!(refusal(outcome), (ClientError::SaslFailed, Some(Reason::UnknownUser)));
 }
@@ -293,7 +294,7 @@ async fn replying(mut stream: DuplexStream, replies: &[Vec<u8>]) {
 async fn after(method: AuthType, user: &str, replies: &[&[u8]]) -> Outcome {
     let replies: Vec<Vec<u8>> = replies.iter().map(|reply| reply.to_vec()).collect();
     let client = |stream| async move { replying(stream, &replies).await };
-    log_in(method, user, &config(), &AuthContext::new(), client).await.0
+    log_in(method, user, &config(), &AuthContext::new(Handle::current()), client).await.0
 }
 
 const PASSWORD_METHODS: [AuthType; 3] = [AuthType::Plain, AuthType::Md5, AuthType::ScramSha256];
@@ -376,7 +377,7 @@ async fn garbage_lets_nobody_in() {
         state ^= state << 17;
         (state % below as u64) as usize
     };
-    let (config, context) = (config(), AuthContext::new());
+    let (config, context) = (config(), AuthContext::new(Handle::current()));
     for round in 0..1500 {
         let replies: Vec<Vec<u8>> = (0..2)
             .map(|_| {

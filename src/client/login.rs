@@ -256,7 +256,7 @@ async fn identify(
     login_place: &mut LoginPlace,
 ) -> Result<Admitted, Refused> {
     let pools = &clients.pools;
-    let startup = startup(pools, config, stream, who).await?;
+    let startup = startup(clients, config, stream, who).await?;
     // It may have taken its time, and been forbidden to come in meanwhile.
     let config = &pools.config();
     if pools.tls().acceptor.as_ref().is_some_and(|acceptor| acceptor.is_required)
@@ -311,7 +311,8 @@ async fn identify(
 }
 
 /// The startup packet, inside TLS if the client wants that or must.
-async fn startup(pools: &Arc<Pools>, config: &Config, stream: &mut Stream, who: &Who) -> Result<Startup, Refused> {
+async fn startup(clients: &Clients, config: &Config, stream: &mut Stream, who: &Who) -> Result<Startup, Refused> {
+    let pools = &clients.pools;
     let tls = pools.tls();
     // As in PgBouncer, none over Unix sockets.
     let acceptor = tls.acceptor.as_ref().filter(|_| !stream.is_unix());
@@ -330,7 +331,7 @@ async fn startup(pools: &Arc<Pools>, config: &Config, stream: &mut Stream, who: 
             Refused::Gone("TLS handshake failed".to_owned())
         };
         let (tls, is_direct) = early.map_err(|e| failed(&e))?;
-        stream.start_tls(tls, Some(&pools.control)).await.map_err(|e| failed(&e))?;
+        stream.start_tls(tls, Some(clients.auth.beside())).await.map_err(|e| failed(&e))?;
         if stream.tls().is_some_and(|tls| tls.lock().is_resumed()) {
             who.log_at(Level::Debug, format_args!("TLS session resumed"));
         }

@@ -27,7 +27,9 @@ async fn with_hash(hash: &'static [u8], user: &str, password: &str) -> Outcome {
             scram.finish(data).unwrap();
         }
     };
-    log_in_from(&over_tls(), AuthType::ScramSha256, user, &config(), &AuthContext::new(), client).await.0
+    log_in_from(&over_tls(), AuthType::ScramSha256, user, &config(), &AuthContext::new(Handle::current()), client)
+        .await
+        .0
 }
 
 #[tokio::test]
@@ -60,7 +62,7 @@ async fn mechanism_and_flag_must_agree() {
             send(&mut stream, |out| sasl_initial_response(out, mechanism, first.as_bytes())).await;
             receive(&mut stream).await
         };
-        let context = AuthContext::new();
+        let context = AuthContext::new(Handle::current());
         let (outcome, answer) = log_in_from(origin, AuthType::ScramSha256, "scram", &config(), &context, client).await;
         match answer {
             Some(_) => None,

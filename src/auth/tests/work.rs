@@ -32,7 +32,7 @@ async fn a_login_costs_a_computation_once() {
         (AuthType::ScramSha256, "plain", 64),
         (AuthType::ScramSha256, "scram", 0),
     ] {
-        let (config, context) = (config(), AuthContext::new());
+        let (config, context) = (config(), AuthContext::new(Handle::current()));
         assert_eq!(spent(method, &config, &context, user, "secret").await, first, "{method} {user}");
         for _ in 0..3 {
             assert_eq!(spent(method, &config, &context, user, "secret").await, 0, "{method} {user}");
@@ -54,7 +54,7 @@ async fn a_refusal_costs_the_same_whoever_it_is() {
         (AuthType::Plain, &["scram", "nobody"][..], 64),
     ] {
         let known: Vec<&str> = users.iter().copied().filter(|user| *user != "nobody").collect();
-        let (config, context) = (config_of(&known), AuthContext::new());
+        let (config, context) = (config_of(&known), AuthContext::new(Handle::current()));
         // The first time, again, and after a login that has worked.
         for round in 0..3 {
             for user in users {
@@ -73,7 +73,7 @@ async fn a_refusal_costs_the_same_whoever_it_is() {
 /// What is sent before anything is proven is sent before anything is computed.
 #[tokio::test]
 async fn a_challenge_costs_nothing() {
-    let (config, context) = (config(), AuthContext::new());
+    let (config, context) = (config(), AuthContext::new(Handle::current()));
     for user in ["plain", "md5", "scram", "empty", "nobody"] {
         let client = |mut stream: DuplexStream| async move {
             receive(&mut stream).await.unwrap();
@@ -90,7 +90,7 @@ async fn a_challenge_costs_nothing() {
 async fn unknown_users_have_as_many_iterations_as_known_ones() {
     let mut config = config_of(&["scram"]);
     config.settings.set("scram_iterations", "5000").unwrap();
-    let context = AuthContext::new();
+    let context = AuthContext::new(Handle::current());
     for user in ["scram", "nobody"] {
         let client = |stream| answer(stream, user, "wrong");
         let (_, asked) = log_in(AuthType::ScramSha256, user, &config, &context, client).await;
@@ -101,7 +101,7 @@ async fn unknown_users_have_as_many_iterations_as_known_ones() {
 
 #[tokio::test]
 async fn many_logins_at_once_cost_one_computation() {
-    let (config, context) = (config(), AuthContext::new());
+    let (config, context) = (config(), AuthContext::new(Handle::current()));
     let login = async || spent(AuthType::ScramSha256, &config, &context, "plain", "secret").await;
     tokio::join!(login(), login(), login(), login());
     assert_eq!(context.computing.iterations(), 64);
@@ -115,14 +115,14 @@ async fn a_verifier_that_costs_hours_is_not_computed() {
     users.insert("costly", UserSecret::parse(&stored));
     config.userlist = Arc::new(users);
     let client = |stream| answer(stream, "costly", "secret");
-    let (outcome, _) = log_in(AuthType::Plain, "costly", &config, &AuthContext::new(), client).await;
+    let (outcome, _) = log_in(AuthType::Plain, "costly", &config, &AuthContext::new(Handle::current()), client).await;
     let reason = Reason::Scram(ScramError::IterationCount);
     assert_eq!(refusal(outcome), (ClientError::PasswordFailed, Some(reason)));
 }
 
 #[tokio::test]
 async fn a_password_is_hashed_once_until_it_changes() {
-    let (mut config, context) = (config(), AuthContext::new());
+    let (mut config, context) = (config(), AuthContext::new(Handle::current()));
     let is_in = async |config: &Config, password: &'static str| {
         let client = |stream| answer(stream, "plain", password);
         log_in(AuthType::ScramSha256, "plain", config, &context, client).await.0.is_ok()
