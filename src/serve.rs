@@ -1,6 +1,7 @@
 //! Accepting: new connections go to the workers.
 
 use std::io::{self, Read, Write};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +37,7 @@ pub(crate) fn accept(listeners: Listeners, clients: &Arc<Clients>, crew: &Arc<Cr
         tcp_tasks.spawn(async move {
             loop {
                 match listener.accept().await {
-                    Ok((stream, _)) => report(place_tcp(stream, is_proxied, &clients, &crew)),
+                    Ok((stream, peer)) => report(place_tcp(stream, peer, is_proxied, &clients, &crew)),
                     Err(e) => pause(&e).await,
                 }
             }
@@ -82,9 +83,8 @@ impl Accepting {
     }
 }
 
-fn place_tcp(stream: TcpStream, is_proxied: bool, clients: &Clients, crew: &Crew) -> io::Result<()> {
-    let (peer, local) = (stream.peer_addr()?, stream.local_addr()?);
-    let ends = Ends::Tcp { peer, local };
+fn place_tcp(stream: TcpStream, peer: SocketAddr, is_proxied: bool, clients: &Clients, crew: &Crew) -> io::Result<()> {
+    let ends = Ends::Tcp { peer, local: stream.local_addr()? };
     let config = clients.pools.config();
     let settings = &config.settings;
     if is_proxied && !settings.proxy_protocol_networks.has(peer.ip()) {

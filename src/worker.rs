@@ -6,6 +6,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::poll_fn;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -231,8 +232,7 @@ impl Worker {
 
     /// A login that takes no more than its share of this thread: the rest waits for later turns, in
     /// the order in which it became ready.
-    pub(crate) async fn paced<T>(&self, login: impl Future<Output = T>) -> T {
-        let mut login = std::pin::pin!(login);
+    pub(crate) async fn paced<T>(&self, mut login: Pin<&mut impl Future<Output = T>>) -> T {
         let pace = Rc::new(Cell::new(Pace::Free));
         poll_fn(|cx| match pace.get() {
             Pace::Waiting => Poll::Pending,

@@ -1,5 +1,6 @@
 //! Login: who the client is, where it wants to go, whether it may, and what it is told.
 
+use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
@@ -21,9 +22,9 @@ use super::secrets::{Proven, Secrets};
 use super::session::Session;
 use super::session_use::Told;
 use super::welcome::welcome;
-use super::{Arrival, ClientSlot, Clients, ConsoleAccess, ConsoleClient, replication};
+use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, Newcomer, replication};
 use crate::auth::{self, Asked, AuthError, Method, Origin, Outside, Reason};
-use crate::log::{self, Level, Topic, log_at};
+use crate::log::{self, Level, Topic};
 use crate::net::clock;
 use crate::net::stream::Stream;
 use crate::pool::Permit;
@@ -98,31 +99,25 @@ impl Who {
 }
 
 /// Takes a new client through its login. `None`: there is no session, and all is said.
-pub(super) async fn log_in(
-    clients: &Arc<Clients>,
-    worker: &Rc<Worker>,
-    arrival: Arrival,
-    connect_us: u64,
-) -> Option<Session> {
-    let Arrival { socket, ends, is_proxied, slot, place: mut login_place } = arrival;
-    let mut stream = match socket.attach() {
-        Ok(stream) => stream,
-        Err(e) => {
-            log_at!(Warning, "client at {ends} cannot be served: {e}");
-            return None;
-        }
-    };
+pub(super) async fn log_in(clients: &Arc<Clients>, worker: &Rc<Worker>, newcomer: Newcomer) -> Option<Session> {
+    let Newcomer { mut stream, ends, is_proxied, slot, place: mut login_place, connect_us } = newcomer;
     let id = clients.pools.registry.next_id();
     let mut who = Who { id, ends, database: "(nodb)".into(), user: "(nouser)".into(), connect_us };
     let config = clients.pools.config();
     let limit = some(config.settings.client_login_timeout);
-    let identified = within(limit, ClientError::LoginTimeout, async {
-        if is_proxied {
-            come_from(&config, &mut stream, &mut who, &mut login_place).await?;
-        }
-        identify(clients, worker.id, &config, &mut stream, &mut who, &mut login_place).await
-    });
-    let identified = identified.await;
+    let left = || {
+        let elapsed = Duration::from_micros(clock::now_us() - connect_us);
+        limit.map(|limit| limit.saturating_sub(elapsed))
+    };
+    let identified = {
+        let step = pin!(async {
+            if is_proxied {
+                come_from(&config, &mut stream, &mut who, &mut login_place).await?;
+            }
+            identify(clients, worker.id, &config, &mut stream, &mut who, &mut login_place).await
+        });
+        within(left(), ClientError::LoginTimeout, step).await
+    };
     drop(login_place);
     let admitted = match identified {
         Ok(admitted) => admitted,
@@ -154,14 +149,12 @@ pub(super) async fn log_in(
         Place::Pool(place) => {
             let walsender = place.walsender.clone();
             let mut session = enter(clients, worker, stream, &who, place, admitted.asked, slot);
-            let elapsed = Duration::from_micros(clock::now_us() - connect_us);
-            let left = limit.map(|limit| limit.saturating_sub(elapsed));
             let welcomed = match walsender {
                 // It may have to queue, as others do once they are in: query_wait_timeout is for that.
                 Some(walsender) => replication::welcome(&mut session, &config, walsender, admitted.unsent).await,
                 None => {
-                    let welcome = welcome(&mut session, &config, admitted.unsent);
-                    within(left, ClientError::LoginTimeoutServerDown, welcome).await
+                    let step = pin!(welcome(&mut session, &config, admitted.unsent));
+                    within(left(), ClientError::LoginTimeoutServerDown, step).await
                 }
             };
             if let Err(refused) = welcomed {
@@ -205,7 +198,7 @@ struct PoolPlace {
 async fn within<T>(
     limit: Option<Duration>,
     late: ClientError,
-    step: impl Future<Output = Result<T, Refused>>,
+    step: Pin<&mut impl Future<Output = Result<T, Refused>>>,
 ) -> Result<T, Refused> {
     match limit {
         None => step.await,
@@ -331,7 +324,8 @@ async fn startup(clients: &Clients, config: &Config, stream: &mut Stream, who: &
             Refused::Gone("TLS handshake failed".to_owned())
         };
         let (tls, is_direct) = early.map_err(|e| failed(&e))?;
-        stream.start_tls(tls, Some(clients.auth.beside())).await.map_err(|e| failed(&e))?;
+        // Boxed, as it is large and not everybody's.
+        Box::pin(stream.start_tls(tls, Some(clients.auth.beside()))).await.map_err(|e| failed(&e))?;
         if stream.tls().is_some_and(|tls| tls.lock().is_resumed()) {
             who.log_at(Level::Debug, format_args!("TLS session resumed"));
         }

@@ -18,6 +18,7 @@ mod end;
 mod cancel;
 pub(crate) mod timeouts;
 
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -25,8 +26,9 @@ use std::sync::atomic::Ordering;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::auth::AuthContext;
+use crate::log::log_at;
 use crate::net::clock;
-use crate::net::stream::Detached;
+use crate::net::stream::{Detached, Stream};
 use crate::pool::Permit;
 use crate::pools::Pools;
 use crate::registry::{Ends, Registry};
@@ -105,15 +107,41 @@ pub(crate) struct Arrival {
     pub(crate) place: LoginPlace,
 }
 
+/// An arrival that its worker has taken.
+struct Newcomer {
+    stream: Stream,
+    ends: Ends,
+    is_proxied: bool,
+    slot: ClientSlot,
+    place: LoginPlace,
+    connect_us: u64,
+}
+
 /// Serves a client that has just connected, until it is gone.
 pub(crate) async fn serve(clients: Arc<Clients>, worker: Rc<Worker>, arrival: Arrival, placed: Placed) {
+    let Arrival { socket, ends, is_proxied, slot, place } = arrival;
     let connect_us = clock::now_us();
-    let log_in = login::log_in(&clients, &worker, arrival, connect_us);
-    if let Some(session) = worker.paced(log_in).await {
-        // In a task of its own: what the login needed is given back before the client idles.
-        tokio::task::spawn_local(async move {
-            session.run().await;
-            drop(placed);
-        });
+    let stream = match socket.attach() {
+        Ok(stream) => stream,
+        Err(e) => return log_at!(Warning, "client at {ends} cannot be served: {e}"),
+    };
+    // A login takes some KB, which somebody who says nothing does not get.
+    let limit = clients.pools.config().settings.client_login_timeout;
+    if limit.is_zero() {
+        stream.readable().await;
+    } else {
+        // If it is too late, the login says so.
+        let _ = tokio::time::timeout(limit, stream.readable()).await;
     }
+    let newcomer = Newcomer { stream, ends, is_proxied, slot, place, connect_us };
+    // Tasks of their own: what a phase needed is given back before the next.
+    tokio::task::spawn_local(async move {
+        let log_in = pin!(login::log_in(&clients, &worker, newcomer));
+        if let Some(session) = worker.paced(log_in).await {
+            tokio::task::spawn_local(async move {
+                session.run().await;
+                drop(placed);
+            });
+        }
+    });
 }

@@ -293,6 +293,15 @@ impl Stream {
         Ok(())
     }
 
+    /// Resolves when there is something to read, or nothing will be any more.
+    pub(crate) async fn readable(&self) {
+        // Whoever reads next is told of an error.
+        let _ = match &self.socket {
+            Socket::Tcp(s) => s.readable().await,
+            Socket::Unix(s) => s.readable().await,
+        };
+    }
+
     /// Reads once into `buf`; 0 is the end. A short read clears the readiness, so that the next
     /// call waits without asking the kernel again.
     #[inline]
