@@ -22,6 +22,9 @@ const BUSY_PERCENT: u64 = 85;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 3;
 
+/// So many new clients are taken on before those who are in have their turn again.
+const ARRIVALS_PER_TURN: usize = 16;
+
 /// What a worker is sent.
 enum ToWorker {
     Client(Arrival, Placed),
@@ -161,12 +164,17 @@ async fn work(
     let worker = Rc::new(Worker::new(id, Outbox::new(ring), load, limits));
     worker.install();
     tokio::task::spawn_local(timeouts::watch(Rc::clone(&worker), Arc::clone(&clients.pools)));
+    let mut arrived = 0;
     while let Some(message) = receive.recv().await {
         match message {
             ToWorker::Limits(limits) => worker.limits.set(limits),
             ToWorker::Client(arrival, placed) => {
                 let (clients, worker) = (Arc::clone(&clients), Rc::clone(&worker));
                 tokio::task::spawn_local(client::serve(clients, worker, arrival, placed));
+                arrived += 1;
+                if arrived % ARRIVALS_PER_TURN == 0 {
+                    tokio::task::yield_now().await;
+                }
             }
         }
     }

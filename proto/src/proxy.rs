@@ -189,6 +189,7 @@ fn client(address: IpAddr, port: u16) -> ProxySource {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::garbage;
 
     /// What is read of `sent` by somebody who reads no more than is asked for, and what is left.
     fn read(sent: &[u8]) -> (Result<Parsed, ProxyError>, &[u8]) {
@@ -331,5 +332,23 @@ mod tests {
                 assert!(matches!(parse_proxy_header(&header[..len]), Ok(Parsed::NeedMore(_))), "{len}");
             }
         }
+    }
+    /// As `read`, a byte at a time.
+    fn read_slowly(sent: &[u8]) -> Result<Parsed, ProxyError> {
+        let parsed = (0..=sent.len()).map(|len| parse_proxy_header(&sent[..len]));
+        let mut parsed = parsed.skip_while(|parsed| matches!(parsed, Ok(Parsed::NeedMore(_))));
+        parsed.next().unwrap_or(Ok(Parsed::NeedMore(1)))
+    }
+
+    #[test]
+    fn garbage_is_read_the_same_however_it_is_cut() {
+        let v1 = b"PROXY TCP4 192.0.2.7 10.0.0.1 4711 6432\r\n";
+        garbage::throw(&[v1, b"PROXY UNKNOWN\r\n", &v2_tcp4(b""), &v2_tcp4(b"\x04\0\x03abc")], |sent| {
+            match (read(sent).0, read_slowly(sent)) {
+                (Ok(Parsed::Whole(source)), slowly) => assert_eq!(slowly, Ok(Parsed::Whole(source))),
+                (Ok(Parsed::NeedMore(_)), slowly) => assert!(!matches!(slowly, Ok(Parsed::Whole(_)))),
+                (Err(_), slowly) => assert!(slowly.is_err()),
+            }
+        });
     }
 }

@@ -48,7 +48,7 @@ pub(super) enum Refused {
     },
     /// The client went away, or its connection broke.
     Gone(String),
-    /// The client went away without having said anything, as a balancer's check does.
+    /// A balancer's connection ended without a word of a client, as its checks do.
     Silent,
     /// It is none, but a cancel request.
     Cancel(CancelKey),
@@ -232,6 +232,10 @@ async fn come_from(
         Err(HeaderError::Silent) => return Err(Refused::Silent),
         Err(HeaderError::Truncated) => return Err(refused(&"the connection was closed within its PROXY header")),
         Err(HeaderError::Bad(e)) => return Err(refused(&e)),
+    }
+    // Some balancers' checks do send a header.
+    if stream.is_at_end().await {
+        return Err(Refused::Silent);
     }
     match &who.ends {
         Ends::Tcp { peer, .. } => Ok(login_place.set_address(&config.settings, peer.ip())?),

@@ -302,6 +302,14 @@ impl Stream {
         };
     }
 
+    /// Waits until the peer has sent something, and says whether that is its end. Over TCP.
+    pub(crate) async fn is_at_end(&self) -> bool {
+        match &self.socket {
+            Socket::Tcp(s) => matches!(s.peek(&mut [0]).await, Ok(0) | Err(_)),
+            Socket::Unix(_) => false,
+        }
+    }
+
     /// Reads once into `buf`; 0 is the end. A short read clears the readiness, so that the next
     /// call waits without asking the kernel again.
     #[inline]

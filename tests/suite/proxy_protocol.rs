@@ -149,9 +149,12 @@ mod beyond_pgbouncer {
         // That of the harness, which comes without a header.
         bouncer.wait_log("client unexpected eof");
         let before = bouncer.log().lines().count();
-        let mut check = Wire::tcp(port);
-        check.try_shutdown_write().expect("shut down");
-        check.expect_closed();
+        for header in [vec![], header_v1(CLIENT), header_v2_of(0x20, 0, &[])] {
+            let mut check = connect(port, &header);
+            check.wait_taken();
+            check.try_shutdown_write().expect("shut down");
+            check.expect_closed();
+        }
         assert_eq!(bouncer.log().lines().count(), before, "{}", bouncer.log());
         // A header that is owed is not waited for any longer than a login.
         let (bouncer, port) = start(|setup| setup.set("tcp_defer_accept", 0).set("client_login_timeout", 1));
