@@ -88,8 +88,9 @@ mod beyond_pgbouncer {
         let (tap, database) = (Tap::before(pg.port), pg.create_database());
         let entry = format!("host=127.0.0.1 port={} dbname={database}", tap.port);
         let mut bouncer = Bouncer::start_before(tap.port, |setup| {
-            // One server, that the count of logins is certain.
-            setup.database("app", entry).set("server_max_protocol_version", "3.2").set("default_pool_size", 1)
+            // One server, that the count of logins is certain; and what is sent is to be read.
+            let setup = setup.database("app", entry).set("server_max_protocol_version", "3.2");
+            setup.set("default_pool_size", 1).set("server_tls_sslmode", "disable")
         });
         bouncer.server_database = database;
         (bouncer, tap)

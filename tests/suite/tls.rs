@@ -291,7 +291,7 @@ mod beyond_pgbouncer {
             bouncer.rewrite(|setup| offered(setup, "allow").set(setting, value).set("default_pool_size", 77));
             let error = bouncer.admin().fails("RELOAD");
             assert!(error.message.contains("RELOAD failed"), "{error}");
-            assert!(bouncer.log().contains(why), "{why}");
+            bouncer.wait_log(why);
             bouncer.rewrite(|setup| {
                 offered(setup, "allow")
                     .set("client_tls_protocols", "secure")

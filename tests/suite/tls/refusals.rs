@@ -67,7 +67,8 @@ fn handshakes_may_end_at_any_byte() {
             let mut stream = granted(bouncer.port);
             stream.write_all(&hello[..len]).expect("send");
             stream.shutdown(std::net::Shutdown::Write).expect("say no more");
-            assert_eq!(rest(&mut stream), [], "{len} bytes of a hello");
+            // An alert, if anything.
+            assert!(matches!(rest(&mut stream).first(), None | Some(0x15)), "{len} bytes of a hello");
         }
         // The last one.
         let mut len = 0;
@@ -184,7 +185,9 @@ fn old_versions_are_refused() {
         let told = s_client(&bouncer, &[version, "-cipher", "ALL@SECLEVEL=0"], "");
         assert!(told.contains("SSL alert number"), "{told}");
     }
-    wait_until("the log says so", PATIENCE, || bouncer.logged("TLS handshake error: unsupported protocol") == 2);
+    if !*bouncer::IS_PGBOUNCER {
+        wait_until("the log says so", PATIENCE, || bouncer.logged("TLS handshake error: unsupported protocol") == 2);
+    }
     assert_well(&bouncer);
 }
 
