@@ -318,11 +318,14 @@ mod beyond_pgbouncer {
         Bouncer::start_before(server.port, |setup| setup.secret("app", PASSWORD))
     }
 
+    /// The server's first message, by the client's nonce; what it sends last; what is logged.
+    type Lie = (fn(&str) -> String, &'static [u8], &'static str);
+
     #[test]
     fn a_server_that_lies_is_not_believed() {
         let wrong = b"R\0\0\0\x36\0\0\0\x0cv=AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA=";
         let right = |nonce: &str| format!("r={nonce}x,s=c2FsdA==,i=4096");
-        let cases: [(fn(&str) -> String, &'static [u8], &str); 6] = [
+        let cases: [Lie; 6] = [
             (right, wrong, "invalid SCRAM server signature"),
             // It lets us in without having proven anything.
             (right, b"", "unknown pkt from server: 'R'"),

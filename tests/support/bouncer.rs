@@ -248,6 +248,13 @@ impl Bouncer {
         self.client_of("app", "app")
     }
 
+    /// Somebody who has said where to and waits, for a server if need be.
+    pub(crate) fn newcomer(&self) -> Wire {
+        let mut client = Wire::tcp(self.port);
+        client.send(&msg::startup(msg::PROTOCOL_3_0, &[("user", "app"), ("database", "app")]));
+        client
+    }
+
     #[track_caller]
     pub(crate) fn client_of(&self, user: &str, database: &str) -> Wire {
         match self.try_client(user, database, "") {

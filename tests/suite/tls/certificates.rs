@@ -115,7 +115,7 @@ mod beyond_pgbouncer {
         // A server that is there is kept.
         assert_eq!(printed(&psql_with(&bouncer, "app-stranger")), "1");
         bouncer.admin().run("RECONNECT");
-        Wire::tcp(bouncer.port).send(&msg::startup(196_608, &[("user", "app"), ("database", "app")]));
+        let _client = bouncer.newcomer();
         bouncer.wait_log("TLS failed: ");
     }
 

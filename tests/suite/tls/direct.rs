@@ -30,20 +30,15 @@ mod beyond_pgbouncer {
         pg.set_tls("elsewhere");
         let bouncer =
             Bouncer::start(&pg, |setup| direct(setup.database("app", entry(&pg, "localhost")), "verify-full"));
-        ask(&bouncer);
+        let _client = bouncer.newcomer();
         bouncer.wait_log("TLS handshake error (direct): certificate verify failed: ");
-    }
-
-    fn ask(bouncer: &Bouncer) {
-        Wire::tcp(bouncer.port).send(&msg::startup(196_608, &[("user", "app"), ("database", "app")]));
     }
 
     #[test]
     fn older_servers_do_not() {
         let pg = Postgres::with_tls("site");
         let bouncer = Bouncer::start(&pg, |setup| direct(setup, "require"));
-        let mut client = Wire::tcp(bouncer.port);
-        client.send(&msg::startup(196_608, &[("user", "app"), ("database", "app")]));
+        let _client = bouncer.newcomer();
         bouncer.wait_log("TLS handshake error (direct): ");
         bouncer.wait_log("which server_tls_sslnegotiation = direct needs");
     }
@@ -61,7 +56,7 @@ mod beyond_pgbouncer {
             .expect("run openssl");
         wait_until("it listens", PATIENCE, || TcpStream::connect(("127.0.0.1", port)).is_ok());
         let bouncer = Bouncer::start_before(port, |setup| direct(setup, "verify-full"));
-        ask(&bouncer);
+        let _client = bouncer.newcomer();
         bouncer.wait_log("direct SSL connection was established without ALPN protocol negotiation extension");
         server.kill().expect("end openssl");
         server.wait().expect("wait for openssl");
@@ -88,7 +83,7 @@ mod beyond_pgbouncer {
             });
             let entry = format!("host={host} port={}", server.port);
             let bouncer = Bouncer::start_before(server.port, |setup| direct(setup.database("app", entry), "require"));
-            ask(&bouncer);
+            let _client = bouncer.newcomer();
             let hello = take.recv_timeout(PATIENCE).expect("a hello");
             // Handshake; the extension with the name, and that of the protocol.
             assert_eq!(hello[0], 0x16);

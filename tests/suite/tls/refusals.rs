@@ -211,7 +211,7 @@ fn assert_told(answer: impl Fn(&mut fake_server::Peer) + Send + Sync + 'static, 
     let bouncer = Bouncer::start_before(server.port, |setup| {
         setup.set("server_tls_sslmode", "require").set("server_connect_timeout", 2)
     });
-    Wire::tcp(bouncer.port).send(&msg::startup(196_608, &[("user", "app"), ("database", "app")]));
+    let _client = bouncer.newcomer();
     bouncer.wait_log(told);
 }
 
