@@ -21,7 +21,7 @@ use crate::client::throttle::Throttle;
 use crate::client::{Clients, ConsoleClient};
 use crate::control::{Command, Commands, Configured, Shutdown};
 use crate::crew::{self, Crew};
-use crate::log::{self, Target, Topic, log_at};
+use crate::log::{self, SyslogTarget, Target, Topic, log_at};
 use crate::net::listener::{ListenError, Listeners};
 use crate::net::tls::{SetupError, TlsSetup};
 use crate::pools::Pools;
@@ -143,7 +143,9 @@ fn make_pools(config: &Arc<Config>, tls: Arc<TlsSetup>, control: &Runtime) -> Ar
 
 fn log_target(config: &Config, quiet: bool) -> Target {
     let logfile = config.settings.logfile.clone().filter(|path| !path.as_os_str().is_empty());
-    Target { stderr: !quiet, logfile }
+    let Settings { syslog, syslog_ident, syslog_facility, log_format, .. } = &config.settings;
+    let syslog = syslog.then(|| SyslogTarget { ident: syslog_ident.clone(), facility: *syslog_facility });
+    Target { stderr: !quiet, logfile, syslog, format: *log_format }
 }
 
 fn set_log_level(settings: &Settings, verbose: u32) {

@@ -9,7 +9,7 @@ use crate::kind::{
 use crate::problem::{Problem, nearest};
 use crate::table::Status::{Acts, ActsExcept, Later, NoEffect};
 use crate::table::{Change, Row, Status, section};
-use crate::units::{AuthType, PoolMode, ServerMaxProtocolVersion, SslMode, SslNegotiation, SyslogFacility};
+use crate::units::{AuthType, LogFormat, PoolMode, ServerMaxProtocolVersion, SslMode, SslNegotiation, SyslogFacility};
 
 /// Methods for which this is not built are not ignored.
 const METHODS: Status = match (cfg!(feature = "ldap"), cfg!(feature = "pam")) {
@@ -191,11 +191,11 @@ section! {
             "Users who may log in to the console and look, but change nothing.";
         suspend_timeout: Seconds, Some("10"), Reload, Later,
             "How long SUSPEND waits for buffers to drain before it drops a connection.";
-        syslog: Switch, Some("0"), Reload, Later,
-            "Log to syslog.";
-        syslog_facility: OneOf<SyslogFacility>, Some("daemon"), Reload, Later,
+        syslog: Switch, Some("0"), Reload, Acts,
+            "Log to syslog, besides the file. Its socket is /dev/log.";
+        syslog_facility: OneOf<SyslogFacility>, Some("daemon"), Reload, Acts,
             "Under which heading syslog files our lines.";
-        syslog_ident: Text, Some("pgbouncer"), Reload, Later,
+        syslog_ident: Text, Some("pgbouncer"), Reload, Acts,
             "Under which name our lines go to syslog.";
         tcp_defer_accept: Switch, Some("1"), Reload, Acts,
             "Accept a TCP connection when its first data has come.";
@@ -231,6 +231,8 @@ section! {
             "How long the answer of `auth_query` is used again for logins of the same user, unless one fails. 0: every login asks.", ours;
         io_uring: Switch, Some("1"), Restart, Acts,
             "Send through io_uring where the system allows it.", ours;
+        log_format: OneOf<LogFormat>, Some("text"), Reload, Acts,
+            "How log lines look: text as PgBouncer writes it, or one JSON object per line with time, pid, level, client or server, user, database, address and message.", ours;
         max_client_prepared_size: Bytes, Some("16777216"), Reload, Acts,
             "Bytes of prepared statements, names and texts, that one client may have.", ours;
         max_client_logins: Unset<Count>, None, Reload, Acts,

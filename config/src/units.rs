@@ -128,6 +128,14 @@ named! {
     }
 }
 
+named! {
+    /// How log lines look.
+    LogFormat {
+        Text = "text",
+        Json = "json",
+    }
+}
+
 /// How many threads relay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Workers {

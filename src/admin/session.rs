@@ -19,7 +19,7 @@ use super::parse::Command;
 use super::{Console, databases, notice, pause, settings, show, shutdown};
 use crate::auth;
 use crate::client::{ClientSlot, ConsoleAccess, ConsoleClient};
-use crate::log::{self, Level};
+use crate::log::{self, Level, Subject};
 use crate::net::clock;
 use crate::net::stream::Stream;
 use crate::pool::Permit;
@@ -275,7 +275,7 @@ impl Session {
 
     fn log(&self, level: Level, text: fmt::Arguments<'_>) {
         let ClientInfo { id, database, user, ends, .. } = &*self.info;
-        log::write(level, format_args!("C-{id:#x}: {database}/{user}@{ends} {text}"));
+        log::write_about(Subject::client(*id, database, user, ends), level, text);
     }
 }
 

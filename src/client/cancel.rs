@@ -9,7 +9,7 @@ use std::time::Duration;
 use pgweir_proto::cancel::CancelKey;
 
 use super::ClientSlot;
-use crate::log::{self, Level, Topic, log_at};
+use crate::log::{self, Level, Subject, Topic, log_at};
 use crate::net::clock;
 use crate::net::stream::{Detached, Stream};
 use crate::pools::{Peer, Pools};
@@ -84,7 +84,7 @@ impl CancelRequest {
     }
 
     fn log(&self, level: Level, text: fmt::Arguments<'_>) {
-        log::write(level, format_args!("C-{:#x}: (nodb)/(nouser)@{} {text}", self.id, self.ends));
+        log::write_about(Subject::client(self.id, "(nodb)", "(nouser)", &self.ends), level, text);
     }
 
     /// To the server that runs the client's query, or to the peer that the client is with.

@@ -5,7 +5,7 @@ use std::io;
 use pgweir_proto::client_error::ClientError;
 
 use super::session::Session;
-use crate::log::{self, Level, Topic};
+use crate::log::{self, Level, Subject, Topic};
 use crate::net::clock;
 use crate::pool::ServerState;
 use crate::registry::ClientInfo;
@@ -174,6 +174,6 @@ impl Session {
 
     pub(super) fn log(&self, level: Level, text: std::fmt::Arguments<'_>) {
         let ClientInfo { id, database, user, ends, .. } = &*self.cell.info;
-        log::write(level, format_args!("C-{id:#x}: {database}/{user}@{ends} {text}"));
+        log::write_about(Subject::client(*id, database, user, ends), level, text);
     }
 }

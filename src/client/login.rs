@@ -24,7 +24,7 @@ use super::session_use::Told;
 use super::welcome::welcome;
 use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, Newcomer, replication};
 use crate::auth::{self, Asked, AuthError, Method, Origin, Outside, Reason};
-use crate::log::{self, Level, Topic};
+use crate::log::{self, Level, Subject, Topic};
 use crate::net::clock;
 use crate::net::stream::Stream;
 use crate::pool::Permit;
@@ -94,7 +94,7 @@ impl Who {
 
     fn log_at(&self, level: Level, text: std::fmt::Arguments<'_>) {
         let Who { id, database, user, ends, .. } = self;
-        log::write(level, format_args!("C-{id:#x}: {database}/{user}@{ends} {text}"));
+        log::write_about(Subject::client(*id, database, user, ends), level, text);
     }
 }
 

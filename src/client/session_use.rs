@@ -3,7 +3,7 @@
 
 use pgweir_config::{Named, PoolMode};
 
-use crate::log::{self, Level};
+use crate::log::{self, Level, Subject};
 use crate::pools::stats::Stats;
 use crate::registry::ClientInfo;
 use crate::relay::SessionUse;
@@ -86,10 +86,11 @@ impl Watch<'_> {
         };
         let ClientInfo { id, database, user, ends, .. } = self.client;
         let mode = self.mode.name();
-        log::write(
+        log::write_about(
+            Subject::client(*id, database, user, ends),
             Level::Warning,
             format_args!(
-                "C-{id:#x}: {database}/{user}@{ends} {what} needs a session, which pool_mode={mode} does not give: \
+                "{what} needs a session, which pool_mode={mode} does not give: \
                  {why}; {advice}, or use pool_mode=session"
             ),
         );

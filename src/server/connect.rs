@@ -24,7 +24,7 @@ pub(crate) use super::login::{ServerSecret, Welcome};
 use super::parameters::{Parameters, Tracked};
 use super::query::{self, QueryError};
 use super::{Server, Socket};
-use crate::log::{self, Topic, log_at};
+use crate::log::{self, Level, Subject, Topic};
 use crate::net::clock;
 use crate::net::stream::Stream;
 use crate::net::tcp::TcpOptions;
@@ -128,10 +128,9 @@ struct Prefix<'a> {
     at: String,
 }
 
-impl fmt::Display for Prefix<'_> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Prefix { id, target: Target { database, user, .. }, at } = self;
-        write!(f, "S-{id:#x}: {database}/{user}@{at}")
+impl Prefix<'_> {
+    fn subject(&self) -> Subject<'_> {
+        Subject::server(self.id, &self.target.database, &self.target.user, &self.at)
     }
 }
 
@@ -178,7 +177,7 @@ impl<'a> Attempt<'a> {
             let done = query::exchange(&mut server, &self.connector.tracked, sql, note).await;
             if let Err(error @ QueryError::Server(_)) = done {
                 // As in PgBouncer, a mistake in it keeps nobody from the database.
-                log_at!(Warning, "{} connect_query failed, going on without it: {error}", self.prefix);
+                self.log(Level::Warning, format_args!("connect_query failed, going on without it: {error}"));
             } else if let Err(error) = done {
                 server.stream().try_end(&TERMINATE_MESSAGE);
                 return Err(ConnectError::Query(error));
@@ -219,8 +218,12 @@ impl<'a> Attempt<'a> {
 
     /// An attempt has failed and the next is on its way.
     fn log_given_up(&self, error: &ConnectError, next: &dyn std::fmt::Display) {
-        log_at!(Warning, "{} {error}; trying {next}", self.prefix);
+        self.log(Level::Warning, format_args!("{error}; trying {next}"));
         self.log_closing(error);
+    }
+
+    fn log(&self, level: Level, text: fmt::Arguments<'_>) {
+        log::write_about(self.prefix.subject(), level, text);
     }
 
     fn log_closing(&self, error: &ConnectError) {
@@ -233,7 +236,7 @@ impl<'a> Attempt<'a> {
                 }
                 error => error.reason(),
             };
-            log_at!(Log, "{} closing because: {reason} (age={age_s}s)", self.prefix);
+            self.log(Level::Log, format_args!("closing because: {reason} (age={age_s}s)"));
         }
     }
 
@@ -272,7 +275,7 @@ impl<'a> Attempt<'a> {
         let session = self.log_in_with(ProtocolVersion::V3_0, host, address, left).await?;
         if fallbacks.note(address, Instant::now()) {
             let minutes = FALLBACK_TTL.as_secs() / 60;
-            log_at!(Warning, "{} speaks protocol 3.0 only, asking for that for {minutes} minutes", self.prefix);
+            self.log(Level::Warning, format_args!("speaks protocol 3.0 only, asking for that for {minutes} minutes"));
         }
         Ok(session)
     }
@@ -298,8 +301,10 @@ impl<'a> Attempt<'a> {
         self.prefix.at = ends.to_string();
         if log::is_wanted(Topic::Connections) {
             match &ends {
-                Ends::Tcp { local, .. } => log_at!(Log, "{} new connection to server (from {local})", self.prefix),
-                Ends::Unix { .. } => log_at!(Log, "{} new connection to server", self.prefix),
+                Ends::Tcp { local, .. } => {
+                    self.log(Level::Log, format_args!("new connection to server (from {local})"))
+                }
+                Ends::Unix { .. } => self.log(Level::Log, format_args!("new connection to server")),
             }
         }
         self.step = Step::LoggingIn(address.to_string());
@@ -317,7 +322,7 @@ impl<'a> Attempt<'a> {
             protocol,
             keys: &connector.keys,
             end_point,
-            prefix: &self.prefix,
+            subject: self.prefix.subject(),
             notices: Vec::new(),
         };
         let limit = self.login_limit(protocol);
@@ -330,10 +335,10 @@ impl<'a> Attempt<'a> {
         if log::is_wanted(Topic::Connections)
             && let Some(description) = stream.tls_description()
         {
-            log_at!(Log, "{} SSL established: {description}", self.prefix);
+            self.log(Level::Log, format_args!("SSL established: {description}"));
         }
         if stream.tls().is_some_and(|tls| tls.lock().is_resumed()) {
-            log_at!(Debug, "{} TLS session resumed", self.prefix);
+            self.log(Level::Debug, format_args!("TLS session resumed"));
         }
     }
 

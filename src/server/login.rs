@@ -23,7 +23,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 
 use super::query::ServerError;
 use crate::auth::random_bytes;
-use crate::log::log_at;
+use crate::log::{self, Level, Subject};
 pub(crate) use keys::KeyCache;
 use wire::Message;
 pub(crate) use wire::{Wire, WireError};
@@ -185,8 +185,8 @@ pub(crate) struct Login<'a, S> {
     /// What the login can be bound to: the hash of the server's certificate. `None`: there is no
     /// TLS, or no hash for it.
     pub(crate) end_point: Option<Vec<u8>>,
-    /// What log lines begin with.
-    pub(crate) prefix: &'a (dyn fmt::Display + Sync),
+    /// For log lines.
+    pub(crate) subject: Subject<'a>,
     /// Whole NoticeResponses that have come so far, at most `NOTICES_MAX` bytes.
     pub(crate) notices: Vec<u8>,
 }
@@ -359,7 +359,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Login<'_, S> {
             match message.tag {
                 backend::ERROR_RESPONSE => return Err(LoginError::Server(ServerError::parse(&message.body))),
                 backend::NOTICE_RESPONSE => {
-                    log_at!(Log, "{} notice from the server: {}", self.prefix, ServerError::parse(&message.body));
+                    let notice = ServerError::parse(&message.body);
+                    log::write_about(self.subject, Level::Log, format_args!("notice from the server: {notice}"));
                     if self.notices.len() + message.body.len() < NOTICES_MAX {
                         frame::message(&mut self.notices, backend::NOTICE_RESPONSE, &message.body);
                     }

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use pgweir_proto::frontend;
 
-use crate::log::{self, Topic, log_at};
+use crate::log::{self, Level, Subject, Topic};
 use crate::net::clock;
 use crate::net::stream::{Detached, Stream, Unread};
 use crate::pool::Permit;
@@ -114,7 +114,7 @@ impl Server {
 
     pub(crate) fn log(&self, text: std::fmt::Arguments<'_>) {
         let ServerInfo { id, database, user, ends, .. } = &*self.info;
-        log_at!(Log, "S-{id:#x}: {database}/{user}@{ends} {text}");
+        log::write_about(Subject::server(*id, database, user, ends), Level::Log, text);
     }
 }
 

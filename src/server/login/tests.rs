@@ -63,7 +63,7 @@ async fn login_in<F: Future<Output = ()>>(
             protocol,
             keys: &KeyCache::default(),
             end_point,
-            prefix: &"test",
+            subject: crate::log::Subject::server(1, "d", "u", &"test"),
             notices: Vec::new(),
         };
         login.run().await
@@ -520,7 +520,7 @@ async fn reports_behind_the_end_are_taken() {
         protocol: ProtocolVersion::V3_0,
         keys: &KeyCache::default(),
         end_point: None,
-        prefix: &"test",
+        subject: crate::log::Subject::server(1, "d", "u", &"test"),
         notices: Vec::new(),
     };
     let welcome = tokio::join!(login.run(), serve).0.unwrap().welcome;
