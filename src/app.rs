@@ -5,7 +5,6 @@ mod certificates;
 use std::fmt;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use pgweir_config::{Config, Problem, Settings, Source};
@@ -180,23 +179,21 @@ impl App {
         let mut accepting = serve::accept(listeners, &self.clients, &self.crew).map_err(StartError::Runtime)?;
         let _pidfile = launch.ready().map_err(StartError::Pidfile)?;
         log_at!(Log, "process up: {VERSION}");
-        let mut shutdown = None;
         let mut look = tokio::time::interval(SHUTDOWN_LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let asked = tokio::select! {
                 Some(command) = received.recv() => self.carry_out(command),
-                signal = signals.next() => self.on_signal(signal, shutdown.is_some()),
-                _ = look.tick(), if shutdown.is_some() => None,
+                signal = signals.next() => self.on_signal(signal),
+                _ = look.tick(), if self.pools.shutdown().is_some() => None,
             };
             accepting.set_defer_accept(self.pools.config().settings.tcp_defer_accept);
             if let Some(how) = asked {
-                shutdown = Some(how);
                 self.pools.begin_shutdown(how);
                 accepting.close_tcp().await;
             }
-            if shutdown.is_some_and(|how| self.may_end(how)) {
-                log_at!(Log, "shutting down");
+            if let Some(reason) = self.pools.reason_to_exit() {
+                log_at!(Log, "{reason}");
                 return Ok(());
             }
         }
@@ -221,7 +218,8 @@ impl App {
         }
     }
 
-    fn on_signal(&self, signal: SignalKind, is_ending: bool) -> Option<Shutdown> {
+    fn on_signal(&self, signal: SignalKind) -> Option<Shutdown> {
+        let is_ending = self.pools.shutdown().is_some();
         match signal {
             SIGNAL_RELOAD => {
                 log_at!(Log, "got SIGHUP, re-reading config");
@@ -233,7 +231,8 @@ impl App {
                 return Some(Shutdown::Immediate);
             }
             SIGNAL_INT | SIGNAL_TERM if is_ending => {
-                log_at!(Log, "got a second signal while shutting down, fast exit");
+                let name = if signal == SIGNAL_INT { "SIGINT" } else { "SIGTERM" };
+                log_at!(Log, "got {name} while shutting down, fast exit");
                 return Some(Shutdown::Immediate);
             }
             SIGNAL_INT => {
@@ -244,6 +243,7 @@ impl App {
                 log_at!(Log, "got SIGTERM, shutting down, waiting for all clients disconnect");
                 return Some(Shutdown::WaitForClients);
             }
+            SIGNAL_PAUSE if self.pools.is_paused() => log_at!(Log, "got SIGUSR1, but already paused/suspended"),
             SIGNAL_PAUSE => {
                 log_at!(Log, "got SIGUSR1, pausing all activity");
                 self.pools.pause(None);
@@ -324,14 +324,6 @@ impl App {
         self.crew.set_limits(crew::request_limits(&config.settings));
         set_log_level(&config.settings, self.verbose);
         log::set_target(log_target(config, self.quiet));
-    }
-
-    fn may_end(&self, how: Shutdown) -> bool {
-        match how {
-            Shutdown::Immediate => true,
-            Shutdown::WaitForServers => self.pools.in_use(None) == 0,
-            Shutdown::WaitForClients => self.pools.registry.connected.load(Ordering::Relaxed) == 0,
-        }
     }
 }
 

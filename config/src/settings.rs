@@ -243,6 +243,10 @@ section! {
             "A further port on every address of `listen_addr`, for load balancers: a connection begins with a PROXY header of version 1 or 2, and the client's address is the one in it, in rules, limits, log and console. 0: none.", ours;
         proxy_protocol_networks: Networks, Some(""), Reload, Acts,
             "Addresses and networks of the balancers that may connect to `proxy_protocol_port`. Empty: none may.", ours;
+        shutdown_grace: Seconds, Some("0"), Reload, Acts,
+            "When a shutdown that waits for clients (SIGTERM) has lasted this long, clients outside a transaction are disconnected with SQLSTATE 57P01, the others when they have come to the end of theirs. 0: they are waited for.", ours;
+        shutdown_timeout: Seconds, Some("0"), Reload, Acts,
+            "A shutdown that waits for clients or servers ends at the latest after this long, and whoever is left is disconnected with SQLSTATE 57P01. 0: it takes as long as it takes.", ours;
         track_session_use: Switch, Some("1"), Reload, Acts,
             "In transaction and statement pooling, count what needs a session (temporary tables, session locks, LISTEN, ...; see `SHOW SESSION_USE`), and warn in the log once per client and kind.", ours;
         server_max_protocol_version: OneOf<ServerMaxProtocolVersion>, Some("3.0"), Reload, Acts,

@@ -14,7 +14,7 @@ use pgweir_proto::sqlstate::SqlState;
 
 use crate::control::Shutdown;
 use crate::net::clock;
-use crate::pools::Pools;
+use crate::pools::{Leaving, Pools};
 use crate::registry::{ClientInfo, ClientState};
 use crate::worker::{SessionCell, Worker};
 
@@ -32,8 +32,10 @@ pub(crate) async fn watch(worker: Rc<Worker>, pools: Arc<Pools>) {
         worker.load.note_busy();
         let (config, now_us) = (pools.config(), clock::now_us());
         let waits_for_servers = pools.shutdown() == Some(Shutdown::WaitForServers);
+        let leaving = pools.leaving();
         worker.each_session(|cell| {
-            if waits_for_servers && cell.info.state() == ClientState::Waiting {
+            let is_waiting = cell.info.state() == ClientState::Waiting;
+            if (waits_for_servers && is_waiting) || must_leave(leaving, &cell.info) {
                 cell.kill(ClientError::ServerShuttingDown, true);
             } else if is_obsolete(&config, &pools, &cell.info) {
                 cell.kill(ClientError::DatabaseChanged, true);
@@ -46,6 +48,14 @@ pub(crate) async fn watch(worker: Rc<Worker>, pools: Arc<Pools>) {
                 worker.outbox.push(&cell.to_client, &notice);
             }
         });
+    }
+}
+
+fn must_leave(leaving: Leaving, info: &ClientInfo) -> bool {
+    match leaving {
+        Leaving::Nobody => false,
+        Leaving::Idle => info.xact_us() == 0 && info.state() != ClientState::Waiting,
+        Leaving::Everybody => true,
     }
 }
 

@@ -64,7 +64,11 @@ impl From<Subject<'_>> for Owned {
 }
 
 fn clipped(text: &str, max: usize) -> String {
-    if text.len() <= max { text.to_owned() } else { format!("{}...", &text[..text.floor_char_boundary(max)]) }
+    if text.len() <= max {
+        return text.to_owned();
+    }
+    let end = (0..=max).rev().find(|&end| text.is_char_boundary(end)).unwrap_or(0);
+    format!("{}...", &text[..end])
 }
 
 pub(super) struct Line {

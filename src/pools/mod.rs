@@ -2,6 +2,7 @@
 //! over several pools, the making of connections.
 
 mod dedicated;
+mod ending;
 pub(crate) mod entries;
 mod failing;
 mod janitor;
@@ -30,6 +31,8 @@ use crate::registry::Registry;
 use crate::server::connect::Connector;
 use crate::server::parameters::Tracked;
 pub(crate) use dedicated::{Claim, Walsender};
+use ending::Ending;
+pub(crate) use ending::Leaving;
 use entries::{Database, User};
 use lookup::Lookups;
 pub(crate) use peers::{Peer, Peers};
@@ -61,7 +64,7 @@ pub(crate) struct Pools {
     /// PAUSE without a database.
     paused: AtomicBool,
     /// SHUTDOWN has begun: no new clients.
-    shutdown: Mutex<Option<Shutdown>>,
+    ending: Ending,
 }
 
 #[derive(Default)]
@@ -107,7 +110,7 @@ impl Pools {
             workers,
             starving: Arc::default(),
             paused: AtomicBool::new(false),
-            shutdown: Mutex::new(None),
+            ending: Ending::default(),
         };
         let config = pools.config();
         for name in config.databases.keys() {
@@ -195,13 +198,35 @@ impl Pools {
 
     /// How the process is about to end, if it is.
     pub(crate) fn shutdown(&self) -> Option<Shutdown> {
-        *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner)
+        self.ending.how()
+    }
+
+    /// Who has to leave because the process is about to end.
+    pub(crate) fn leaving(&self) -> Leaving {
+        self.ending.leaving(&self.config().settings)
     }
 
     pub(crate) fn begin_shutdown(&self, how: Shutdown) {
-        *self.shutdown.lock().unwrap_or_else(PoisonError::into_inner) = Some(how);
+        self.ending.begin(how);
         if how == Shutdown::WaitForServers {
             self.pause(None);
+        }
+    }
+
+    /// Whether what the shutdown waits for has come; why, in PgBouncer's words.
+    pub(crate) fn reason_to_exit(&self) -> Option<&'static str> {
+        let config = self.config();
+        if self.ending.is_over(&config.settings) {
+            return Some("shutdown_timeout is over, exiting");
+        }
+        let connected = self.registry.connected.load(Ordering::Relaxed);
+        // Whoever watches the console must not hold up the rest when even the idle have to leave.
+        let consoles = || if self.leaving() == Leaving::Nobody { 0 } else { self.console_clients.used() };
+        match self.shutdown()? {
+            Shutdown::Immediate => Some("shutting down"),
+            Shutdown::WaitForServers if self.in_use(None) == 0 => Some("server connections dropped, exiting"),
+            Shutdown::WaitForClients if connected <= consoles() => Some("client connections dropped, exiting"),
+            Shutdown::WaitForServers | Shutdown::WaitForClients => None,
         }
     }
 

@@ -430,68 +430,6 @@ fn reload_that_fails_says_so_and_serves_on() {
 }
 
 #[test]
-fn shutdown_ends_the_process_at_once() {
-    let mut bouncer = start();
-    let mut client = bouncer.client();
-    client.run("begin");
-    bouncer.admin().send(&msg::query("SHUTDOWN"));
-    assert!(bouncer.wait_exit().success());
-    client.drain();
-}
-
-#[test]
-fn shutdown_wait_for_clients_lets_them_finish() {
-    let mut bouncer = start();
-    let mut client = bouncer.client();
-    client.run("begin");
-    let mut admin = bouncer.admin();
-    admin.send(&msg::query("SHUTDOWN WAIT_FOR_CLIENTS"));
-    wait_until("no new clients", PATIENCE, || {
-        !Wire::try_tcp(bouncer.port).is_ok_and(|mut wire| wire.try_login("app", "app"))
-    });
-    client.run("commit");
-    client.run("select 1");
-    assert!(bouncer.is_running());
-    client.send(&msg::terminate());
-    drop(client);
-    drop(admin);
-    assert!(bouncer.wait_exit().success());
-}
-
-#[test]
-fn shutdown_wait_for_servers_ends_when_transactions_have() {
-    let mut bouncer = start();
-    let mut client = bouncer.client();
-    client.run("begin");
-    bouncer.admin().send(&msg::query("SHUTDOWN WAIT_FOR_SERVERS"));
-    client.run("select 1");
-    assert!(bouncer.is_running());
-    client.run("commit");
-    assert!(bouncer.wait_exit().success());
-}
-
-#[test]
-fn signals_shut_down_as_pgbouncer_s_do() {
-    // TERM waits for clients, INT for servers, QUIT for nobody.
-    let mut bouncer = start();
-    let mut client = bouncer.client();
-    client.run("begin");
-    bouncer.signal("QUIT");
-    assert!(bouncer.wait_exit().success());
-
-    for signal in ["TERM", "INT"] {
-        let mut bouncer = start();
-        let mut client = bouncer.client();
-        client.run("begin");
-        bouncer.signal(signal);
-        client.run("select pg_sleep(0.3)");
-        client.run("commit");
-        drop(client);
-        assert!(bouncer.wait_exit().success(), "{signal}");
-    }
-}
-
-#[test]
 fn only_admin_users_may_act_and_only_stats_users_may_look() {
     let bouncer = start();
     let mut watcher = bouncer.client_of("watcher", "pgbouncer");
