@@ -12,6 +12,7 @@
 # PGBIN        where PostgreSQL's server programs are
 set -euo pipefail
 here=$(cd "$(dirname "$0")/.." && pwd)
+# shellcheck source=scripts/lib.sh
 . "$here/scripts/lib.sh"
 
 [ $# -ge 1 ] || die "usage: $(sed -n '2s/^# //p' "$0" | cut -d : -f 1)"
@@ -35,16 +36,21 @@ fi
 
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-cp -r "$checkout/test" "$checkout/pyproject.toml" "$work"
+cp -r "$checkout/test" "$checkout/include" "$checkout/pyproject.toml" "$work"
 # A copy: a build during the run does not change what is tested.
 cp "$BOUNCER_EXE" "$work/bouncer"
 # The suite asks a build of PgBouncer what it can do.
 printf '%s\n' 'tls_support = yes' 'ldap_support = yes' >"$work/config.mak"
 
+if grep -qs ' lo$' /proc/net/if_inet6; then
+    export HAVE_IPV6_LOCALHOST=1
+fi
+
 cd "$work/test"
 status=0
 BOUNCER_EXE=$work/bouncer PYTHONDONTWRITEBYTECODE=1 LC_ALL=C.UTF-8 \
-    "$venv/bin/pytest" -p no:cacheprovider -n "${JOBS:-$(nproc)}" -rfE "$@" | tee "$work/out" || status=$?
+    "$venv/bin/pytest" -p no:cacheprovider -o asyncio_default_fixture_loop_scope=function \
+    -n "${JOBS:-$(nproc)}" -rfE "$@" | tee "$work/out" || status=$?
 count() {
     tail -n 1 "$work/out" | grep -oE "[0-9]+ $1" | cut -d ' ' -f 1 || echo 0
 }
