@@ -7,6 +7,7 @@ use pgweir_proto::fuzzing as proto;
 use crate::admin;
 use crate::net;
 use crate::relay;
+use crate::server;
 
 /// Takes any bytes.
 type Target = fn(&[u8]);
@@ -17,6 +18,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("cancel_key", proto::cancel_key),
     ("certificate", net::tls::fuzz_certificate),
     ("console", admin::fuzzing::console),
+    ("dns", server::dns::fuzz),
     ("error_response", proto::error_response),
     ("frame", proto::frame),
     ("hba", config::hba),

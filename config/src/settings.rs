@@ -81,8 +81,8 @@ section! {
             "How long the addresses of a host name are kept.";
         dns_nxdomain_ttl: Seconds, Some("15"), Reload, Acts,
             "How long the failure to resolve a host name is kept.";
-        dns_zone_check_period: Seconds, Some("0"), Reload, Later,
-            "How often the serial of a DNS zone is looked at to notice changes. 0: never.";
+        dns_zone_check_period: Seconds, Some("0"), Reload, Acts,
+            "How often the serials of the DNS zones that names of servers are in are asked for; when one has changed, its names are looked up again. 0: never.";
         idle_transaction_timeout: Seconds, Some("0"), Reload, Acts,
             "Disconnect clients idle inside a transaction for longer than this. 0: never.";
         ignore_startup_parameters: Names, Some(""), Reload, Acts,
@@ -143,8 +143,8 @@ section! {
             "Server connections a pool may open beyond its size when clients wait for `reserve_pool_timeout`.";
         reserve_pool_timeout: Seconds, Some("5"), Reload, Acts,
             "How long a client waits before the reserve is used. 0: the reserve is never used.";
-        resolv_conf: Unset<FilePath>, Some(""), Restart, Later,
-            "File to use in place of /etc/resolv.conf.";
+        resolv_conf: Unset<FilePath>, Some(""), Restart, Acts,
+            "File to use in place of /etc/resolv.conf: nameserver, search, domain and the options ndots, timeout and attempts. Names are then looked up in /etc/hosts and at its servers, not by the system. Empty: by the system.";
         sbuf_loopcnt: Count, Some("5"), Reload, NoEffect("a busy connection yields by itself"),
             "How often PgBouncer reads from one connection before it turns to the next.";
         scram_iterations: Positive, Some("4096"), Reload, Acts,
@@ -427,7 +427,7 @@ mod tests {
         );
         #[cfg(not(feature = "pam"))]
         assert_eq!(refused("auth_type", "PAM"), "auth_type=pam is not supported by this version");
-        assert_eq!(refused("dns_zone_check_period", "5"), "dns_zone_check_period=5 is not supported by this version");
+        assert_eq!(refused("suspend_timeout", "5"), "suspend_timeout=5 is not supported by this version");
         assert_eq!(settings, Settings::default());
         // To what it is already, anything may be set.
         assert_eq!(settings.set("max_prepared_statements", "200"), Ok(()));

@@ -1,12 +1,13 @@
 //! Host names and their addresses, kept for as long as `dns_max_ttl` and `dns_nxdomain_ttl` say.
 //!
-//! Names are looked up by the system (getaddrinfo), on a thread of the runtime's blocking pool;
-//! one lookup per name at a time, however many wait for it.
+//! Names are looked up by the system (getaddrinfo), on a thread of the runtime's blocking pool, or
+//! at the servers that `resolv_conf` names; one lookup per name at a time, however many wait for it.
 
 use std::collections::HashMap;
 use std::future::Future;
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
@@ -16,6 +17,9 @@ use tokio::sync::watch;
 
 use crate::log::log_at;
 use crate::registry::{Address, ServerInfo};
+use crate::server::dns::Resolver;
+pub(crate) use crate::server::zones::ZoneRow;
+use crate::server::zones::{Zones, zone_of};
 
 /// Addresses, or why there are none.
 pub(crate) type Answer = Result<Arc<[IpAddr]>, Arc<str>>;
@@ -28,6 +32,8 @@ pub(crate) struct Hosts {
     cache: Mutex<Cache>,
     /// The system's resolver, or a test's.
     lookup: Lookup,
+    /// Asks for the serials of zones.
+    resolver: Resolver,
 }
 
 /// A line of SHOW DNS_HOSTS.
@@ -40,19 +46,33 @@ pub(crate) struct HostRow {
     pub(crate) addresses: Vec<IpAddr>,
 }
 
+/// `None`: the system's.
+fn conf(settings: &Settings) -> Option<&Path> {
+    settings.resolv_conf.as_deref().filter(|conf| !conf.as_os_str().is_empty())
+}
+
 impl Hosts {
     pub(crate) fn new(settings: &Settings) -> Arc<Hosts> {
-        let lookup: Lookup = Box::new(|name| {
-            Box::pin(async move {
-                let found = tokio::net::lookup_host((name, 0)).await?;
-                Ok(found.map(|address| address.ip()).collect())
-            })
-        });
+        let lookup: Lookup = match conf(settings) {
+            None => Box::new(|name| {
+                Box::pin(async move {
+                    let found = tokio::net::lookup_host((name, 0)).await?;
+                    Ok(found.map(|address| address.ip()).collect())
+                })
+            }),
+            Some(conf) => {
+                let resolver = Resolver::new(Some(conf));
+                Box::new(move |name| {
+                    let resolver = resolver.clone();
+                    Box::pin(async move { resolver.addresses(&name).await })
+                })
+            }
+        };
         Hosts::with_lookup(settings, lookup)
     }
 
     fn with_lookup(settings: &Settings, lookup: Lookup) -> Arc<Hosts> {
-        let hosts = Arc::new(Hosts { cache: Mutex::default(), lookup });
+        let hosts = Arc::new(Hosts { cache: Mutex::default(), lookup, resolver: Resolver::new(conf(settings)) });
         hosts.configure(settings);
         hosts
     }
@@ -61,6 +81,7 @@ impl Hosts {
     pub(crate) fn configure(&self, settings: &Settings) {
         let mut cache = self.cache();
         (cache.max_ttl, cache.nxdomain_ttl) = (settings.dns_max_ttl, settings.dns_nxdomain_ttl);
+        cache.zones.configure(settings.dns_zone_check_period);
     }
 
     fn cache(&self) -> MutexGuard<'_, Cache> {
@@ -107,13 +128,38 @@ impl Hosts {
         }
     }
 
-    /// Looks up again all names in use whose time is over. For the janitor: a change of address
-    /// is noticed although no new connection is made.
+    /// Looks up again all names in use whose time is over, and looks after zones. For the janitor:
+    /// a change of address is noticed although no new connection is made.
     pub(crate) fn refresh(self: &Arc<Self>) {
-        let mut cache = self.cache();
-        for name in cache.due(Instant::now()) {
+        let (mut cache, now) = (self.cache(), Instant::now());
+        for name in cache.due(now) {
             self.look_up(&mut cache, &name);
         }
+        let Cache { zones, names, .. } = &mut *cache;
+        if let Some(due) = zones.due(now, names.keys().map(String::as_str)) {
+            tokio::spawn(Arc::clone(self).check_zones(due));
+        }
+    }
+
+    /// Looks up again the names of zones that have changed.
+    async fn check_zones(self: Arc<Self>, zones: Vec<String>) {
+        for zone in zones {
+            let serial = self.resolver.serial(&zone).await;
+            let mut cache = self.cache();
+            if cache.zones.note(&zone, serial) {
+                let names: Vec<String> =
+                    cache.names.keys().filter(|name| zone_of(name) == Some(&zone)).cloned().collect();
+                names.iter().for_each(|name| drop(self.look_up(&mut cache, name)));
+            }
+        }
+        self.cache().zones.checked(Instant::now());
+    }
+
+    /// For SHOW DNS_ZONES.
+    #[cfg_attr(not(test), expect(dead_code, reason = "SHOW DNS_ZONES is to read it"))]
+    pub(crate) fn zones(&self) -> Vec<ZoneRow> {
+        let cache = self.cache();
+        cache.zones.rows(cache.names.keys().map(String::as_str))
     }
 
     pub(crate) fn snapshot(&self) -> Vec<HostRow> {
@@ -154,6 +200,7 @@ struct Cache {
     /// `dns_nxdomain_ttl`
     nxdomain_ttl: Duration,
     names: HashMap<String, Name>,
+    zones: Zones,
 }
 
 /// What is known of one name.
@@ -307,7 +354,7 @@ mod tests {
     }
 
     fn cache() -> Cache {
-        Cache { max_ttl: TTL, nxdomain_ttl: NXDOMAIN_TTL, names: HashMap::new() }
+        Cache { max_ttl: TTL, nxdomain_ttl: NXDOMAIN_TTL, ..Cache::default() }
     }
 
     fn failed() -> io::Result<Vec<IpAddr>> {

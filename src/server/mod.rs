@@ -3,10 +3,12 @@
 pub(crate) mod auth_query;
 pub(crate) mod cancel;
 pub(crate) mod connect;
+pub(crate) mod dns;
 pub(crate) mod hosts;
 pub(crate) mod login;
 pub(crate) mod parameters;
 pub(crate) mod query;
+mod zones;
 
 use std::sync::Arc;
 

@@ -12,6 +12,7 @@ mod bulk;
 mod cancel;
 mod console;
 mod copy;
+mod dns;
 mod drivers;
 mod faults;
 mod framing;
