@@ -20,7 +20,8 @@ here=$(cd "$(dirname "$0")/.." && pwd)
 [ "$(id -u)" != 0 ] || die "PostgreSQL does not run as root: run this as an ordinary user"
 checkout=$(cd "$1" && pwd)
 shift
-PATH=$(pg_bin || die "PostgreSQL's server programs are missing: scripts/deps.sh installs them"):$PATH
+# Debian has sbin in root's PATH only; slapd is there.
+PATH=$(pg_bin || die "PostgreSQL's server programs are missing: scripts/deps.sh installs them"):$PATH:/usr/sbin:/sbin
 export PATH
 
 if [ -z "${BOUNCER_EXE:-}" ]; then
@@ -39,8 +40,9 @@ trap 'rm -rf "$work"' EXIT
 cp -r "$checkout/test" "$checkout/include" "$checkout/pyproject.toml" "$work"
 # A copy: a build during the run does not change what is tested.
 cp "$BOUNCER_EXE" "$work/bouncer"
-# The suite asks a build of PgBouncer what it can do.
-printf '%s\n' 'tls_support = yes' 'ldap_support = yes' >"$work/config.mak"
+# The suite asks a build of PgBouncer what it can do. The tests of LDAP need a server of OpenLDAP.
+ldap=$(command -v slapd >/dev/null && echo yes || echo no)
+printf '%s\n' 'tls_support = yes' "ldap_support = $ldap" >"$work/config.mak"
 
 if grep -qs ' lo$' /proc/net/if_inet6; then
     export HAVE_IPV6_LOCALHOST=1
