@@ -3,12 +3,13 @@
 # The programs with Rust drivers that the tests run, a workspace of their own.
 RUST_DRIVERS = tests/drivers/rust/Cargo.toml
 
-.PHONY: help run test soak lint fmt bench fuzz deny
+.PHONY: help run test soak leaks lint fmt bench fuzz deny
 
 help:
 	@echo 'make run    PostgreSQL with pgweir in front of it, on PORT (6432); Ctrl-C ends both'
 	@echo 'make test   all tests, against real PostgreSQL servers that they start themselves'
 	@echo 'make soak   a million random protocol steps, or PGWEIR_STEPS=n, PGWEIR_SEED=n to repeat a run'
+	@echo 'make leaks  100,000 connections and 10 minutes of load, or PGWEIR_CONNECTS=n, PGWEIR_MIXED_SECONDS=n'
 	@echo 'make lint   formatting and clippy'
 	@echo 'make fmt    format the code'
 	@echo 'make bench  speed and memory beside PgBouncer: the one of Debian, or PGBOUNCER=path'
@@ -24,6 +25,11 @@ test:
 soak:
 	@scripts/deps.sh
 	PGWEIR_STEPS=$${PGWEIR_STEPS:-1000000} cargo test --test suite random_steps::clients -- --nocapture
+
+leaks:
+	@scripts/deps.sh
+	PGWEIR_CONNECTS=$${PGWEIR_CONNECTS:-100000} PGWEIR_MIXED_SECONDS=$${PGWEIR_MIXED_SECONDS:-600} \
+		cargo test --test suite leaks:: -- --nocapture --test-threads 1
 
 lint:
 	@scripts/deps.sh lint

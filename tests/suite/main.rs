@@ -19,6 +19,7 @@ mod framing;
 mod hba;
 mod isolation;
 mod ldap;
+mod leaks;
 mod lifecycle;
 mod limits;
 mod listening;
