@@ -60,8 +60,13 @@ impl Counts {
         self.idle + self.active + self.tested + self.being_canceled
     }
 
+    /// Servers that are not logged in yet.
+    pub(crate) fn logins(self) -> u32 {
+        self.login + self.login_dedicated
+    }
+
     pub(crate) fn total(self) -> u32 {
-        self.connected() + self.login + self.login_dedicated
+        self.connected() + self.logins()
     }
 
     fn of(&mut self, state: ServerState) -> &mut u32 {

@@ -12,6 +12,7 @@ use crate::log::log_at;
 use crate::net::clock;
 use crate::net::tcp::TcpOptions;
 use crate::pool::{Permits, ServerState};
+use crate::registry::ServerInfo;
 use crate::server::Server;
 use crate::server::connect::{ConnectError, Connected, ServerSecret, Target};
 
@@ -150,9 +151,20 @@ impl Pools {
     fn login_failed(&self, pool: &ServerPool, error: &ConnectError) {
         let failing = self.note_failure(pool, error);
         // Others that log in at the same time may be let in: a limit may allow some.
-        if failing.refusal().is_some() && pool.counts().total() == 0 {
+        if failing.refusal().is_some() && pool.counts().logins() == 0 && !self.has_usable_server(pool) {
             pool.core.turn_away();
         }
+    }
+
+    /// One that is to be closed as soon as it is free will serve none of those who wait.
+    fn has_usable_server(&self, pool: &ServerPool) -> bool {
+        let is_usable = |server: &Arc<ServerInfo>| {
+            *server.database == *pool.database.name
+                && *server.user == *pool.user.name
+                && server.replication.is_none()
+                && !server.is_close_needed()
+        };
+        pool.counts().total() > 0 && self.registry.servers().iter().any(is_usable)
     }
 
     /// Says in the log that there is no connection, and puts off the next attempt.

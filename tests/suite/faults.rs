@@ -105,6 +105,26 @@ fn server_refusing_logins_has_its_own_words_passed_on() {
     assert_eq!(error.code, "28000");
 }
 
+#[test]
+fn those_who_wait_are_told_of_a_refusal_although_a_server_is_left_that_is_about_to_go() {
+    let server = FakeServer::start(|number, mut peer| {
+        if number > 0 {
+            peer.read_startup();
+            return peer.send(&error_response(&["SFATAL", "VFATAL", "C28P01", "Mthe password is another"]));
+        }
+        peer.accept_login();
+        while peer.read_tag() == Some(b'Q') {
+            peer.send(&[msg::message(b'C', b"BEGIN\0"), ready(b'T')].concat());
+        }
+    });
+    let bouncer = Bouncer::start_before(server.port, |setup| setup.set("default_pool_size", 2));
+    let (mut holder, mut waiter) = (bouncer.client(), bouncer.client());
+    holder.run("begin");
+    bouncer.admin().run("RECONNECT");
+    let error = waiter.query("select 1").expect_err("nobody serves it");
+    assert_eq!(error.message, "the password is another");
+}
+
 /// A server that, while `full`, closes its connections and refuses new ones.
 fn limited(full: &Arc<AtomicBool>) -> FakeServer {
     let full = full.clone();

@@ -16,6 +16,18 @@ fn stored_secret(role: &str) -> String {
     Postgres::shared().sql(&sql)[0][0].clone().expect("a secret")
 }
 
+#[test]
+fn login_notify_message_is_a_notice_at_the_login() {
+    let bouncer = start(|setup| setup.set("login_notify_message", "maintenance at noon"));
+    for (user, database) in [("app", "app"), ("admin", "pgbouncer")] {
+        let client = bouncer.client_of(user, database);
+        let notices: Vec<&str> = client.notices.iter().map(|notice| notice.message.as_str()).collect();
+        assert_eq!(notices, ["maintenance at noon"], "{database}");
+    }
+    bouncer.admin().run("SET login_notify_message = ''");
+    assert!(bouncer.client().notices.is_empty());
+}
+
 fn assert_gets_in(bouncer: &Bouncer, user: &str, password: &str) {
     match bouncer.try_client(user, "app", password) {
         Ok(mut client) => assert_eq!(client.one("select 'in'"), "in"),

@@ -199,6 +199,26 @@ fn load_balancing_disabled_prefers_the_first_host_that_works() {
 }
 
 /// PgBouncer does not look at how these queries end.
+#[test]
+fn server_fast_close_does_not_wait_for_the_end_of_a_session() {
+    let start = |fast| {
+        Bouncer::start(Postgres::shared(), |setup| setup.set("pool_mode", "session").set("server_fast_close", fast))
+    };
+    let (slow, fast) = (start(0), start(1));
+    let (mut idle, mut busy, mut patient) = (fast.client(), fast.client(), slow.client());
+    idle.run("select 1");
+    busy.run("begin");
+    let backend = patient.backend();
+    fast.admin().run("RECONNECT");
+    slow.admin().run("RECONNECT");
+    assert_eq!(idle.expect_fatal().message, "database configuration changed");
+    // Not before the end of a transaction.
+    busy.run("select 1");
+    busy.run("commit");
+    assert_eq!(busy.expect_fatal().message, "database configuration changed");
+    assert_eq!(patient.backend(), backend);
+}
+
 mod beyond_pgbouncer {
     use super::*;
 
