@@ -224,7 +224,7 @@ section! {
         user: Unset<Text>, None, Restart, Acts,
             "System user to become after the start as root.";
         verbose: Verbosity, None, Reload, Acts,
-            "How much more to log, 0 to 3.";
+            "How much more to log, 0 to 3: DEBUG lines too from 1 on. Messages of the protocol are not logged, so 2 and 3 show no more.";
         workers: WorkerCount, Some("auto"), Restart, Acts,
             "Threads that relay. auto: one, and more up to the number of cores while they are busy.", ours;
         auth_query_cache_time: Seconds, Some("1"), Reload, Acts,

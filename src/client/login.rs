@@ -103,6 +103,10 @@ pub(super) async fn log_in(clients: &Arc<Clients>, worker: &Rc<Worker>, newcomer
     let Newcomer { mut stream, ends, is_proxied, slot, place: mut login_place, connect_us } = newcomer;
     let id = clients.pools.registry.next_id();
     let mut who = Who { id, ends, database: "(nodb)".into(), user: "(nouser)".into(), connect_us };
+    match &who.ends {
+        Ends::Tcp { peer, local } => who.log_at(Level::Debug, format_args!("P: got connection: {peer} -> {local}")),
+        Ends::Unix { .. } => who.log_at(Level::Debug, format_args!("P: got connection: unix->unix")),
+    }
     let config = clients.pools.config();
     let limit = some(config.settings.client_login_timeout);
     let left = || {
@@ -166,6 +170,7 @@ pub(super) async fn log_in(clients: &Arc<Clients>, worker: &Rc<Worker>, newcomer
             }
             session.cell.is_welcomed.set(true);
             session.slot.logged_in();
+            who.log_at(Level::Debug, format_args!("logged in"));
             Some(session)
         }
     }

@@ -292,6 +292,7 @@ impl<'a> Attempt<'a> {
         let (target, connector) = (self.target, self.connector);
         self.prefix.at = address.to_string();
         self.step = Step::Connecting(self.prefix.at.clone());
+        self.log(Level::Debug, format_args!("launching new connection to server"));
         let share = |deadline: Instant| deadline.saturating_duration_since(Instant::now()) / left as u32;
         let dialled =
             tokio::time::timeout(self.deadline.map_or(Duration::MAX, share), dial(address, Some(&target.tcp))).await;
@@ -328,6 +329,7 @@ impl<'a> Attempt<'a> {
         let limit = self.login_limit(protocol);
         let done = tokio::time::timeout(limit, login.run()).await;
         let greeting = done.map_err(|_| ConnectError::Timeout(self.step.clone()))?.map_err(ConnectError::Login)?;
+        self.log(Level::Debug, format_args!("server login ok, start accepting queries"));
         Ok(Session { stream: wire.into_stream(), ends, address: address.clone(), host, greeting })
     }
 

@@ -156,7 +156,7 @@ impl Hosts {
     }
 
     /// For SHOW DNS_ZONES.
-    #[cfg_attr(not(test), expect(dead_code, reason = "SHOW DNS_ZONES is to read it"))]
+    #[expect(dead_code, reason = "SHOW DNS_ZONES is to read it")]
     pub(crate) fn zones(&self) -> Vec<ZoneRow> {
         let cache = self.cache();
         cache.zones.rows(cache.names.keys().map(String::as_str))

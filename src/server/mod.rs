@@ -115,8 +115,12 @@ impl Server {
     }
 
     pub(crate) fn log(&self, text: std::fmt::Arguments<'_>) {
+        self.log_at(Level::Log, text);
+    }
+
+    pub(crate) fn log_at(&self, level: Level, text: std::fmt::Arguments<'_>) {
         let ServerInfo { id, database, user, ends, .. } = &*self.info;
-        log::write_about(Subject::server(*id, database, user, ends), Level::Log, text);
+        log::write_about(Subject::server(*id, database, user, ends), level, text);
     }
 }
 
