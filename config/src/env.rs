@@ -5,7 +5,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-use crate::problem::{ENVIRONMENT, Place, nearest};
+use crate::problem::{ENVIRONMENT, Place, nearest, suggestion};
 use crate::raw::{Raw, read_secret};
 use crate::settings::SETTINGS;
 
@@ -110,9 +110,9 @@ pub(crate) fn read_prefixed(variables: &Variables, raw: &mut Raw) {
                 reader.raw.set(file_key, value, Reader::place(name));
             }
         } else if !is_service_link(name, value) {
-            let known = nearest(&key, SETTINGS.iter().map(|row| row.key)).unwrap_or_default();
-            let known = known.to_ascii_uppercase();
-            reader.error(name, format!("no such setting, the nearest known one is {PREFIX}{known}"));
+            let known = nearest(&key, SETTINGS.iter().map(|row| row.key));
+            let known = known.map(|known| format!("{PREFIX}{}", known.to_ascii_uppercase()));
+            reader.error(name, format!("no such setting{}", suggestion(known)));
         }
     }
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use crate::problem::{Place, nearest};
+use crate::problem::{Place, nearest, suggestion};
 use crate::raw::{Entry, Item, Raw, Section, read_text};
 use crate::units::unquote;
 
@@ -86,8 +86,8 @@ impl Reader<'_> {
                 self.section = Current::Known(section);
             }
             None => {
-                let known = nearest(name, Section::ALL.map(Section::name)).unwrap_or_default();
-                self.error(place, format!("unknown section [{name}], the nearest known one is [{known}]"));
+                let known = nearest(name, Section::ALL.map(Section::name)).map(|known| format!("[{known}]"));
+                self.error(place, format!("unknown section [{name}]{}", suggestion(known)));
                 self.section = Current::Unknown;
             }
         }

@@ -76,10 +76,17 @@ impl fmt::Display for Problems {
 
 impl std::error::Error for Problems {}
 
-/// The known key that looks most like `wanted`, to name in an error.
+/// The known key that `wanted` may be a slip of: one with at most a third of its letters wrong.
 pub(crate) fn nearest<'a>(wanted: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let wanted = wanted.to_ascii_lowercase();
-    known.into_iter().min_by_key(|key| edit_distance(&wanted, key))
+    let wrong_max = (wanted.chars().count() / 3).max(1);
+    let measured = known.into_iter().map(|key| (edit_distance(&wanted, key), key));
+    measured.min_by_key(|(wrong, _)| *wrong).filter(|(wrong, _)| *wrong <= wrong_max).map(|(_, key)| key)
+}
+
+/// What an error says behind an unknown name, if there is a name like it; empty if not.
+pub(crate) fn suggestion(nearest: Option<impl fmt::Display>) -> String {
+    nearest.map_or(String::new(), |known| format!(", the nearest known one is {known}"))
 }
 
 /// How many insertions, deletions and replacements lead from one text to the other (Levenshtein).
@@ -115,6 +122,17 @@ mod tests {
         let known = ["pool_mode", "pool_size", "port"];
         assert_eq!(nearest("Pool_Sise", known), Some("pool_size"));
         assert_eq!(nearest("anything", []), None);
+    }
+
+    #[test]
+    fn nothing_is_like_a_wild_word() {
+        let known = ["pool_mode", "pool_size", "port"];
+        assert_eq!(nearest("frobnicate", known), None);
+        assert_eq!(nearest("prot", known), None, "two of four letters are wrong");
+        assert_eq!(nearest("prt", known), Some("port"));
+        assert_eq!(nearest("", known), None);
+        assert_eq!(suggestion(nearest("wild", known)), "");
+        assert_eq!(suggestion(nearest("prt", known)), ", the nearest known one is port");
     }
 
     #[test]

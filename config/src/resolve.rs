@@ -10,7 +10,7 @@ use crate::hba::{self, Hba, Parsed};
 use crate::ident::IdentMaps;
 use crate::kind::CONSOLE_DATABASE;
 use crate::ldap::LdapOptions;
-use crate::problem::{Place, Problem, Problems, nearest};
+use crate::problem::{Place, Problem, Problems, nearest, suggestion};
 use crate::raw::{Entry, Item, Login, Pair, Raw, Section, read_secret, read_text};
 use crate::secret::Secret;
 use crate::settings::{SETTING_ALIASES, SETTINGS, Settings};
@@ -107,11 +107,10 @@ impl Resolver {
         let Pair { key, value, place } = pair;
         let key = aliases.iter().find(|(alias, _)| *alias == key).map_or(key.as_str(), |(_, known)| known);
         let Some(row) = rows.iter().find(|row| row.key == key) else {
-            let known = nearest(key, rows.iter().map(|row| row.key)).unwrap_or_default();
+            let known = nearest(key, rows.iter().map(|row| row.key)).map(|known| format!("\"{known}\""));
             let elsewhere = belongs_to(key).map(|sections| format!(" (\"{key}\" belongs in {sections})"));
             let elsewhere = elsewhere.unwrap_or_default();
-            return self
-                .error(&place, format!("unknown key \"{key}\", the nearest known one here is \"{known}\"{elsewhere}"));
+            return self.error(&place, format!("unknown key \"{key}\"{}{elsewhere}", suggestion(known)));
         };
         if !(row.parse)(section, &value) {
             let shown = if row.secret { String::new() } else { format!(" \"{value}\"") };

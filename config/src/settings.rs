@@ -6,7 +6,7 @@ use crate::kind::{
     Bytes, CheckQuery, Count, FileMode, FilePath, Millis, Names, Networks, OneOf, Password, PeerId, Port, PortOrNone,
     Positive, Seconds, ServerDatabase, Switch, Text, Unset, Verbosity, WholeSeconds, WorkerCount,
 };
-use crate::problem::{Problem, nearest};
+use crate::problem::{Problem, nearest, suggestion};
 use crate::table::Status::{Acts, ActsExcept, Later, NoEffect};
 use crate::table::{Change, Row, Status, section};
 use crate::units::{AuthType, LogFormat, PoolMode, ServerMaxProtocolVersion, SslMode, SslNegotiation, SyslogFacility};
@@ -273,8 +273,8 @@ pub struct ShowRow {
 /// Why `SET` refuses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SetError {
-    /// There is no such setting; the nearest one is named.
-    Unknown { key: String, nearest: &'static str },
+    /// There is no such setting; one like it is named, if there is one.
+    Unknown { key: String, nearest: Option<&'static str> },
     /// It only changes with a restart.
     NotChangeable { key: &'static str },
     /// The value is none of those accepted.
@@ -289,7 +289,8 @@ impl fmt::Display for SetError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             SetError::Unknown { key, nearest } => {
-                write!(f, "unknown setting \"{key}\", the nearest known one is \"{nearest}\"")
+                let nearest = nearest.map(|known| format!("\"{known}\""));
+                write!(f, "unknown setting \"{key}\"{}", suggestion(nearest))
             }
             SetError::NotChangeable { key } => {
                 write!(f, "{key} cannot be changed while the process runs")
@@ -328,7 +329,7 @@ impl Settings {
     /// Changes one setting. On an error nothing is changed. What follows from it is for `Config::set`.
     pub fn set(&mut self, key: &str, value: &str) -> Result<(), SetError> {
         let Some(row) = SETTINGS.iter().find(|row| row.key == key) else {
-            let nearest = nearest(key, SETTINGS.iter().map(|row| row.key)).unwrap_or_default();
+            let nearest = nearest(key, SETTINGS.iter().map(|row| row.key));
             return Err(SetError::Unknown { key: key.to_owned(), nearest });
         };
         let key = row.key;
@@ -420,6 +421,7 @@ mod tests {
         let mut settings = Settings::default();
         let mut refused = |key: &str, value: &str| settings.set(key, value).unwrap_err().to_string();
         assert_eq!(refused("pool_mod", "x"), "unknown setting \"pool_mod\", the nearest known one is \"pool_mode\"");
+        assert_eq!(refused("frobnicate", "x"), "unknown setting \"frobnicate\"");
         assert_eq!(refused("listen_port", "1"), "listen_port cannot be changed while the process runs");
         assert_eq!(
             refused("pool_mode", "x"),

@@ -5,7 +5,7 @@ use std::path::Path;
 use ::toml::Spanned;
 use ::toml::de::{DeTable, DeValue};
 
-use crate::problem::{Place, nearest};
+use crate::problem::{Place, nearest, suggestion};
 use crate::raw::{Entry, Item, Pair, Raw, Section, read_text};
 
 /// Adds what the file at `path` says to `raw`.
@@ -56,8 +56,8 @@ impl Reader<'_> {
     fn read_section(&mut self, name: &Key<'_>, value: &Spanned<DeValue<'_>>) {
         let start = name.span().start;
         let Some(section) = Section::from_name(name.get_ref()) else {
-            let known = nearest(name.get_ref(), Section::ALL.map(Section::name)).unwrap_or_default();
-            let message = format!("unknown section [{}], the nearest known one is [{known}]", name.get_ref());
+            let known = nearest(name.get_ref(), Section::ALL.map(Section::name)).map(|known| format!("[{known}]"));
+            let message = format!("unknown section [{}]{}", name.get_ref(), suggestion(known));
             return self.error(start, message);
         };
         let DeValue::Table(table) = value.get_ref() else {
@@ -182,7 +182,7 @@ mod tests {
         assert_eq!(
             errors,
             [
-                "x.toml:1: unknown section [stray], the nearest known one is [users]",
+                "x.toml:1: unknown section [stray]",
                 "x.toml:3: a must be text, a number, true, false or a list of these",
                 "x.toml:4: b must be text, a number, true, false or a list of these",
                 "x.toml:6: databases.d must be a table",
