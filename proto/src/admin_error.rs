@@ -35,7 +35,8 @@ pub enum AdminError {
     ClientNotFound,
     /// KILL_CLIENT with something that is no id.
     InvalidClientPointer,
-    ExtendedProtocol,
+    /// `$1` in a command, or a value for it.
+    Parameters,
     /// Holds the tag.
     UnsupportedPacket(u8),
 }
@@ -63,7 +64,7 @@ impl AdminError {
             E::ReloadFailed => "RELOAD failed, see logs for additional details",
             E::ClientNotFound => "client not found",
             E::InvalidClientPointer => "invalid client pointer supplied",
-            E::ExtendedProtocol => "extended query protocol not supported by admin console",
+            E::Parameters => "parameters are not supported by admin console, put the value into the command",
             E::UnsupportedPacket(tag) => {
                 return format!("unsupported packet type for admin console: {tag}").into();
             }
@@ -73,6 +74,7 @@ impl AdminError {
     pub fn sqlstate(&self) -> SqlState {
         match self {
             AdminError::AccessNeeded => SqlState::INSUFFICIENT_PRIVILEGE,
+            AdminError::Parameters => SqlState::FEATURE_NOT_SUPPORTED,
             AdminError::ReloadFailed => SqlState::CONFIG_FILE_ERROR,
             _ => SqlState::PROTOCOL_VIOLATION,
         }

@@ -1,11 +1,14 @@
-//! What a server answers to a login and to simple queries; here, the answers of our console
+//! What a server answers to a login and to queries; here, the answers of our console
 //! and the welcome of a client.
 //! <https://www.postgresql.org/docs/current/protocol-message-formats.html>
+
+use std::borrow::Cow;
 
 use bytes::{BufMut, BytesMut};
 use pgwire::messages::{data as pg_data, response as pg};
 
 use crate::backend::{self, TransactionStatus};
+use crate::extended::Formats;
 use crate::{encode, frame};
 
 /// The column types that the console uses.
@@ -40,9 +43,34 @@ impl TypeOid {
     }
 }
 
-/// Appends RowDescription for columns of no table, in text form.
-pub fn row_description(out: &mut Vec<u8>, columns: &[(&str, TypeOid)]) {
-    let field = |&(name, kind): &(&str, TypeOid)| {
+/// How a value is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    Text,
+    Binary,
+}
+
+impl Format {
+    /// `None` for a code that the protocol does not know.
+    pub(crate) fn read(code: u16) -> Option<Format> {
+        match code {
+            0 => Some(Format::Text),
+            1 => Some(Format::Binary),
+            _ => None,
+        }
+    }
+
+    fn code(self) -> i16 {
+        match self {
+            Format::Text => pg_data::FORMAT_CODE_TEXT,
+            Format::Binary => pg_data::FORMAT_CODE_BINARY,
+        }
+    }
+}
+
+/// Appends RowDescription for columns of no table.
+pub fn row_description(out: &mut Vec<u8>, columns: &[(&str, TypeOid)], formats: &Formats) {
+    let field = |(column, &(name, kind)): (usize, &(&str, TypeOid))| {
         let (table, attribute, modifier) = (0, 0, -1);
         pg_data::FieldDescription::new(
             encode::text(name),
@@ -51,27 +79,60 @@ pub fn row_description(out: &mut Vec<u8>, columns: &[(&str, TypeOid)]) {
             kind.oid(),
             kind.size(),
             modifier,
-            pg_data::FORMAT_CODE_TEXT,
+            formats.of(column).code(),
         )
     };
-    let fields = columns.iter().map(field).collect();
+    let fields = columns.iter().enumerate().map(field).collect();
     encode::message(out, &pg_data::RowDescription::new(fields));
 }
 
-/// Appends DataRow; `None` is NULL. Body: `u16` count, then per column `i32` length (-1 for
-/// NULL) and value.
-pub fn data_row(out: &mut Vec<u8>, values: &[Option<&str>]) {
+/// Appends DataRow of values in their text form; `None` is NULL. Body: `u16` count, then per
+/// column `i32` length (-1 for NULL) and value. A text that is no value of its column's type is
+/// sent as NULL where it is to be binary.
+pub fn data_row<'a>(
+    out: &mut Vec<u8>,
+    columns: &[(&str, TypeOid)],
+    formats: &Formats,
+    values: impl IntoIterator<Item = Option<&'a str>>,
+) {
     let mut data = BytesMut::new();
-    for value in values {
+    for (column, (value, (_, kind))) in values.into_iter().zip(columns).enumerate() {
+        let value = match formats.of(column) {
+            Format::Text => value.map(|text| text.as_bytes().into()),
+            Format::Binary => value.and_then(|text| binary(*kind, text)),
+        };
         match value {
             Some(value) => {
                 data.put_u32(value.len() as u32);
-                data.put_slice(value.as_bytes());
+                data.put_slice(&value);
             }
             None => data.put_i32(-1),
         }
     }
-    encode::message(out, &pg_data::DataRow::new(data, values.len() as i16));
+    encode::message(out, &pg_data::DataRow::new(data, columns.len() as i16));
+}
+
+/// The binary form of a value.
+fn binary(kind: TypeOid, text: &str) -> Option<Cow<'_, [u8]>> {
+    Some(match kind {
+        TypeOid::Text | TypeOid::Bytea => text.as_bytes().into(),
+        TypeOid::Int4 => text.parse::<i32>().ok()?.to_be_bytes().to_vec().into(),
+        TypeOid::Int8 => text.parse::<i64>().ok()?.to_be_bytes().to_vec().into(),
+        TypeOid::Numeric => numeric(text.parse().ok()?).into(),
+    })
+}
+
+/// A whole number as numeric: `u16` number of digits to the base 10,000, `i16` weight of the first
+/// of them, `u16` sign, `u16` number of decimal places, digits.
+fn numeric(mut number: u64) -> Vec<u8> {
+    let mut digits = Vec::new();
+    while number > 0 {
+        digits.push((number % 10_000) as u16);
+        number /= 10_000;
+    }
+    let weight = digits.len().saturating_sub(1) as u16;
+    let head = [digits.len() as u16, weight, 0, 0];
+    head.into_iter().chain(digits.into_iter().rev()).flat_map(u16::to_be_bytes).collect()
 }
 
 /// Appends CommandComplete.
@@ -119,7 +180,7 @@ mod tests {
     #[test]
     fn row_description_layout() {
         let columns = [("a", TypeOid::Text), ("b", TypeOid::Int8), ("c", TypeOid::Numeric)];
-        let out = written(|out| row_description(out, &columns));
+        let out = written(|out| row_description(out, &columns, &Formats::default()));
         assert_eq!(&out[..HEADER_LEN + 2], b"T\0\0\0\x42\0\x03");
         assert_eq!(out[HEADER_LEN + 2..HEADER_LEN + 22], *b"a\0\0\0\0\0\0\0\0\0\0\x19\xff\xff\xff\xff\xff\xff\0\0");
         assert_eq!(out[HEADER_LEN + 22..][10..14], *b"\0\x14\0\x08");
@@ -128,8 +189,24 @@ mod tests {
 
     #[test]
     fn data_row_layout() {
-        let out = written(|out| data_row(out, &[Some("xy"), None, Some("")]));
+        let columns = [("a", TypeOid::Text), ("b", TypeOid::Int8), ("c", TypeOid::Numeric)];
+        let out = written(|out| data_row(out, &columns, &Formats::default(), [Some("xy"), None, Some("")]));
         assert_eq!(out, b"D\0\0\0\x14\0\x03\0\0\0\x02xy\xff\xff\xff\xff\0\0\0\0");
+    }
+
+    #[test]
+    fn binary_forms_are_postgresql_s() {
+        let binary = |kind, text| super::binary(kind, text).map(Cow::into_owned);
+        assert_eq!(binary(TypeOid::Text, "ä"), Some(vec![0xc3, 0xa4]));
+        assert_eq!(binary(TypeOid::Int4, "-2"), Some(vec![255, 255, 255, 254]));
+        assert_eq!(binary(TypeOid::Int8, "258"), Some(vec![0, 0, 0, 0, 0, 0, 1, 2]));
+        assert_eq!(binary(TypeOid::Int4, "4294967296"), None);
+        // As numeric_send has them.
+        assert_eq!(binary(TypeOid::Numeric, "0"), Some(vec![0; 8]));
+        assert_eq!(binary(TypeOid::Numeric, "10000"), Some(vec![0, 2, 0, 1, 0, 0, 0, 0, 0, 1, 0, 0]));
+        let digits = [1844_u16, 6744, 737, 955, 1615].into_iter().flat_map(u16::to_be_bytes);
+        let expected: Vec<u8> = [0, 5, 0, 4, 0, 0, 0, 0].into_iter().chain(digits).collect();
+        assert_eq!(binary(TypeOid::Numeric, "18446744073709551615"), Some(expected));
     }
 
     #[test]

@@ -11,6 +11,7 @@ pub mod cancel;
 pub mod client_error;
 pub mod console;
 pub mod error_response;
+pub mod extended;
 pub mod frame;
 pub mod frontend;
 pub mod md5;

@@ -27,6 +27,11 @@ impl<'a> Reader<'a> {
         self.array().map(u32::from_be_bytes)
     }
 
+    pub(crate) fn skip(&mut self, len: usize) -> Option<()> {
+        self.0 = self.0.get(len..)?;
+        Some(())
+    }
+
     /// All that is left.
     pub(crate) fn rest(self) -> &'a [u8] {
         self.0

@@ -19,8 +19,11 @@ impl SqlState {
     pub const INVALID_SQL_STATEMENT_NAME: Self = Self(*b"26000");
     pub const INVALID_AUTHORIZATION_SPECIFICATION: Self = Self(*b"28000");
     pub const INVALID_PASSWORD: Self = Self(*b"28P01");
+    pub const INVALID_CURSOR_NAME: Self = Self(*b"34000");
     pub const INVALID_CATALOG_NAME: Self = Self(*b"3D000");
     pub const INSUFFICIENT_PRIVILEGE: Self = Self(*b"42501");
+    pub const DUPLICATE_CURSOR: Self = Self(*b"42P03");
+    pub const DUPLICATE_PREPARED_STATEMENT: Self = Self(*b"42P05");
     pub const TOO_MANY_CONNECTIONS: Self = Self(*b"53300");
     pub const PROGRAM_LIMIT_EXCEEDED: Self = Self(*b"54000");
     pub const QUERY_CANCELED: Self = Self(*b"57014");

@@ -5,7 +5,8 @@ use std::sync::Arc;
 use pgweir_config::CONSOLE_DATABASE;
 use pgweir_proto::admin_error::AdminError;
 
-use super::session::{Answer, Session, done};
+use super::reply::Reply;
+use super::session::{Answer, Session};
 use crate::log::log_at;
 use crate::pools::Pools;
 use crate::pools::entries::Database;
@@ -41,7 +42,7 @@ pub(super) fn reconnect(session: &Session, name: &str) -> Answer {
     let database = if name.is_empty() { None } else { Some(named(pools, "reconnect", name)?) };
     let is_meant = |found: &Database| database.as_ref().is_none_or(|database| database.name == found.name);
     pools.pools().iter().filter(|pool| is_meant(&pool.database)).for_each(|pool| pool.make_obsolete());
-    Ok(done("RECONNECT"))
+    Ok(Reply::done("RECONNECT"))
 }
 
 /// DISABLE: no new clients.
@@ -52,7 +53,7 @@ pub(super) fn disable(session: &Session, name: &str) -> Answer {
     }
     log_issued("DISABLE", name);
     named(&session.console.pools, "disable", name)?.set_disabled(true);
-    Ok(done("DISABLE"))
+    Ok(Reply::done("DISABLE"))
 }
 
 /// ENABLE after DISABLE.
@@ -66,5 +67,5 @@ pub(super) fn enable(session: &Session, name: &str) -> Answer {
         return Err(AdminError::ConsoleDatabase { verb: "enable", name: name.to_owned() }.into());
     }
     known(&session.console.pools, name)?.set_disabled(false);
-    Ok(done("ENABLE"))
+    Ok(Reply::done("ENABLE"))
 }

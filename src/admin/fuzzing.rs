@@ -40,6 +40,7 @@ fn command(text: &str) {
         format!("{quote}{doubled}{quote}")
     };
     match Command::parse(text) {
+        Ok(Command::Nothing) => assert!(text.len() < 2 || text.chars().all(|c| c == ';' || c.is_ascii_whitespace())),
         Ok(Command::Plain { verb, argument }) => {
             assert!(verb.len() <= 15 && argument.len() <= 63);
             let behind = if argument.is_empty() { String::new() } else { format!(" {}", quote(&argument, '"')) };

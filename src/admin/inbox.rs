@@ -4,6 +4,7 @@ use std::fmt;
 use std::io;
 
 use pgweir_proto::admin_error::AdminError;
+use pgweir_proto::extended::{Bind, Execute, Parse, Target};
 use pgweir_proto::frame::{BadLength, HEADER_LEN, Header};
 use pgweir_proto::frontend as tag;
 use tokio::io::AsyncReadExt;
@@ -17,6 +18,13 @@ const MESSAGE_LEN_MAX: usize = 16 * 1024;
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Request {
     Query(String),
+    Parse(Parse),
+    Bind(Bind),
+    Describe(Target),
+    Execute(Execute),
+    Close(Target),
+    Sync,
+    Flush,
     Terminate,
     /// A message of the protocol that the console does not take; after the answer it closes.
     Unsupported(AdminError),
@@ -30,6 +38,8 @@ pub(super) enum Fault {
     TooLong,
     /// A query without its end.
     BrokenQuery,
+    /// A message of the extended protocol whose parts do not fit together.
+    Broken(&'static str),
 }
 
 impl fmt::Display for Fault {
@@ -39,6 +49,7 @@ impl fmt::Display for Fault {
             Fault::UnknownMessage => f.write_str("unknown pkt"),
             Fault::TooLong => f.write_str("incomplete pkt"),
             Fault::BrokenQuery => f.write_str("incomplete query"),
+            Fault::Broken(message) => write!(f, "broken {message} packet"),
         }
     }
 }
@@ -97,10 +108,14 @@ fn request(tag: u8, body: &[u8]) -> Result<Option<Request>, Fault> {
             Request::Query(String::from_utf8_lossy(&body[..end]).into_owned())
         }
         tag::TERMINATE => Request::Terminate,
-        tag::PARSE | tag::BIND | tag::EXECUTE => Request::Unsupported(AdminError::ExtendedProtocol),
-        tag::DESCRIBE | tag::CLOSE | tag::SYNC | tag::FLUSH | tag::FUNCTION_CALL => {
-            Request::Unsupported(AdminError::UnsupportedPacket(tag))
-        }
+        tag::PARSE => Request::Parse(Parse::read(body).ok_or(Fault::Broken("Parse"))?),
+        tag::BIND => Request::Bind(Bind::read(body).ok_or(Fault::Broken("Bind"))?),
+        tag::DESCRIBE => Request::Describe(Target::read(body).ok_or(Fault::Broken("Describe"))?),
+        tag::EXECUTE => Request::Execute(Execute::read(body).ok_or(Fault::Broken("Execute"))?),
+        tag::CLOSE => Request::Close(Target::read(body).ok_or(Fault::Broken("Close"))?),
+        tag::SYNC => Request::Sync,
+        tag::FLUSH => Request::Flush,
+        tag::FUNCTION_CALL => Request::Unsupported(AdminError::UnsupportedPacket(tag)),
         // What is left of a COPY that never was.
         tag::COPY_DATA | tag::COPY_DONE | tag::COPY_FAIL => return Ok(None),
         _ => return Err(Fault::UnknownMessage),
@@ -143,13 +158,32 @@ mod tests {
     }
 
     #[test]
-    fn refuses_other_protocols() {
+    fn reads_the_extended_protocol() {
+        let mut inbox = inbox(&[
+            (b'P', b"s\0SHOW STATE\0\0\0"),
+            (b'D', b"Ss\0"),
+            (b'C', b"Pp\0"),
+            (b'E', b"p\0\0\0\0\0"),
+            (b'H', b""),
+            (b'S', b""),
+            (b'B', b"p\0s\0"),
+        ]);
+        let mut next = || inbox.next().map(Option::unwrap);
+        assert_eq!(next(), Ok(Request::Parse(Parse { name: "s".into(), sql: "SHOW STATE".into() })));
+        assert_eq!(next(), Ok(Request::Describe(Target::Statement("s".into()))));
+        assert_eq!(next(), Ok(Request::Close(Target::Portal("p".into()))));
+        assert_eq!(next(), Ok(Request::Execute(Execute { portal: "p".into(), rows_max: 0 })));
+        assert_eq!([next(), next()], [Ok(Request::Flush), Ok(Request::Sync)]);
+        assert_eq!(next(), Err(Fault::Broken("Bind")));
+    }
+
+    #[test]
+    fn refuses_what_is_no_request() {
         let refused = |tag: u8| match inbox(&[(tag, b"")]).next() {
             Ok(Some(Request::Unsupported(error))) => error.message().into_owned(),
             other => panic!("{other:?}"),
         };
-        assert_eq!(refused(b'P'), "extended query protocol not supported by admin console");
-        assert_eq!(refused(b'S'), "unsupported packet type for admin console: 83");
+        assert_eq!(refused(b'F'), "unsupported packet type for admin console: 70");
         assert_eq!(inbox(&[(b'y', b"")]).next(), Err(Fault::UnknownMessage));
         assert_eq!(inbox(&[(b'p', b"secret\0")]).next(), Err(Fault::UnknownMessage));
     }

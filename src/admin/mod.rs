@@ -1,15 +1,19 @@
 //! The console: the database `pgbouncer`, in which commands take the place of SQL.
 //!
 //! `session` serves one client: `inbox` cuts what it sends into messages, `parse` reads the
-//! command, a file per verb carries it out; `show/` has a file per SHOW, of which `columns`
-//! knows the head and `table` the form. `history` keeps what SHOW STATS needs.
+//! command, `execute` and a file per verb carry it out, `extended` does so for the extended
+//! protocol, `reply` is what comes of it; `show/` has a file per SHOW, of which `columns` knows the
+//! head and `table` the form. `history` keeps what SHOW STATS needs.
 
 mod columns;
 mod databases;
+mod execute;
+mod extended;
 mod history;
 mod inbox;
 mod parse;
 mod pause;
+mod reply;
 mod session;
 mod settings;
 mod show;

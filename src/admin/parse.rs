@@ -12,6 +12,8 @@ const ARGUMENT_LEN_MAX: usize = 63;
 
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Command {
+    /// Nothing but white space and perhaps a `;`, which clients send to see that we are there.
+    Nothing,
     Set {
         key: String,
         value: String,
@@ -26,6 +28,9 @@ pub(super) enum Command {
 
 impl Command {
     pub(super) fn parse(text: &str) -> Result<Command, AdminError> {
+        if is_end(skip_space(text)) {
+            return Ok(Command::Nothing);
+        }
         let plain = plain(text).map(|(verb, argument)| {
             let fits = verb.len() <= VERB_LEN_MAX && argument.len() <= ARGUMENT_LEN_MAX;
             fits.then_some(Command::Plain { verb, argument })
@@ -37,7 +42,19 @@ impl Command {
         match plain.or_else(set) {
             Some(Some(command)) => Ok(command),
             Some(None) => Err(AdminError::BadArguments),
+            None if has_parameter(text) => Err(AdminError::Parameters),
             None => Err(AdminError::InvalidCommand(text.to_owned())),
+        }
+    }
+
+    /// What is to be shown, if it is a SHOW.
+    pub(super) fn shown(&self) -> Option<&str> {
+        match self {
+            Command::Plain { verb, argument } => {
+                let is_show = verb.eq_ignore_ascii_case("show") || verb.eq_ignore_ascii_case("select");
+                is_show.then_some(argument)
+            }
+            Command::Nothing | Command::Set { .. } => None,
         }
     }
 }
@@ -71,6 +88,11 @@ fn skip_space(text: &str) -> &str {
 /// Nothing, or a `;` and nothing.
 fn is_end(text: &str) -> bool {
     skip_space(text.strip_prefix(';').unwrap_or(text)).is_empty()
+}
+
+/// There is a `$1`, or another number.
+fn has_parameter(text: &str) -> bool {
+    text.as_bytes().windows(2).any(|pair| pair[0] == b'$' && pair[1].is_ascii_digit())
 }
 
 fn strip_keyword<'a>(text: &'a str, keyword: &str) -> Option<&'a str> {
@@ -137,11 +159,32 @@ mod tests {
     }
 
     #[test]
+    fn nothing_is_a_command_too() {
+        for text in ["", ";", " ; ", "\n"] {
+            assert_eq!(Command::parse(text), Ok(Command::Nothing), "{text:?}");
+        }
+    }
+
+    #[test]
+    fn tells_what_is_shown() {
+        let shown = |text| Command::parse(text).unwrap().shown().map(str::to_owned);
+        assert_eq!(shown("select Pools"), Some("Pools".into()));
+        assert_eq!((shown("SHOW"), shown("RELOAD"), shown("SET show = x")), (Some(String::new()), None, None));
+    }
+
+    #[test]
+    fn refuses_parameters() {
+        for text in ["KILL_CLIENT $1", "SET x = $12", "PAUSE $1;"] {
+            assert_eq!(Command::parse(text), Err(AdminError::Parameters), "{text}");
+        }
+        assert_eq!(Command::parse("SET x = '$1'"), Ok(Command::Set { key: "x".into(), value: "$1".into() }));
+        assert_eq!(Command::parse("PAUSE $"), Err(AdminError::InvalidCommand("PAUSE $".into())));
+    }
+
+    #[test]
     fn refuses_everything_else_with_its_text() {
         let texts = [
-            "",
-            ";",
-            " ; ",
+            ";;",
             "SHOW pools; SHOW pools",
             "SHOW pools x",
             "'x'",

@@ -7,7 +7,8 @@ use pgweir_config::CONSOLE_DATABASE;
 use pgweir_proto::admin_error::AdminError;
 
 use super::databases::{known, log_issued, named};
-use super::session::{Answer, Session, Stop, done};
+use super::reply::Reply;
+use super::session::{Answer, Session, Stop};
 use crate::net::clock;
 use crate::pools::Pools;
 use crate::pools::entries::Database;
@@ -33,7 +34,7 @@ pub(super) async fn pause(session: &mut Session, name: &str) -> Answer {
     session.info.set_query_us(0);
     session.info.end_wait();
     waited?;
-    Ok(done("PAUSE"))
+    Ok(Reply::done("PAUSE"))
 }
 
 async fn until_unused(session: &mut Session, pools: &Pools, database: Option<&Database>) -> Result<(), Stop> {
@@ -75,5 +76,5 @@ pub(super) fn resume(session: &Session, name: &str) -> Answer {
             return Err(not_paused(Some(name)).into());
         }
     }
-    Ok(done("RESUME"))
+    Ok(Reply::done("RESUME"))
 }

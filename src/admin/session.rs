@@ -14,9 +14,11 @@ use pgweir_proto::startup::ProtocolVersion;
 use pgweir_proto::{auth as auth_message, console as message};
 use tokio::io::AsyncWriteExt;
 
+use super::extended::{Prepared, Refusal};
 use super::inbox::{Fault, Inbox, Request};
 use super::parse::Command;
-use super::{Console, databases, notice, pause, settings, show, shutdown};
+use super::reply::Reply;
+use super::{Console, notice};
 use crate::auth;
 use crate::client::{ClientSlot, ConsoleAccess, ConsoleClient};
 use crate::log::{self, Level, Subject};
@@ -71,6 +73,8 @@ impl fmt::Display for End {
 #[derive(Debug)]
 pub(super) enum Stop {
     Error(AdminError),
+    /// A message of the extended protocol that is out of place.
+    Refused(Refusal),
     /// The client took it back.
     Canceled,
     /// The client went away meanwhile.
@@ -83,8 +87,11 @@ impl From<AdminError> for Stop {
     }
 }
 
-/// The messages that answer a command, but for the ReadyForQuery.
-pub(super) type Answer = Result<Vec<u8>, Stop>;
+/// What a command has come to.
+pub(super) type Answer = Result<Reply, Stop>;
+
+/// Answers are gathered up to this size before they are sent.
+const GATHERED_MAX: usize = 16 * 1024;
 
 pub(super) struct Session {
     pub(super) console: Arc<Console>,
@@ -93,6 +100,11 @@ pub(super) struct Session {
     access: ConsoleAccess,
     stream: Stream,
     inbox: Inbox,
+    pub(super) prepared: Prepared,
+    /// BEGIN was said, and no COMMIT yet.
+    pub(super) in_block: bool,
+    /// Answers that were not sent yet.
+    out: Vec<u8>,
     _slot: ClientSlot,
     _permits: [Permit; 2],
 }
@@ -114,7 +126,18 @@ impl Session {
         info.set_application_name(application_name.as_ref());
         slot.logged_in();
         console.stats.count_console_login();
-        Ok(Session { console, info, access, stream, inbox: Inbox::default(), _slot: slot, _permits: permits })
+        Ok(Session {
+            console,
+            info,
+            access,
+            stream,
+            inbox: Inbox::default(),
+            prepared: Prepared::default(),
+            in_block: false,
+            out: Vec::new(),
+            _slot: slot,
+            _permits: permits,
+        })
     }
 
     pub(super) async fn serve(mut self) {
@@ -136,23 +159,78 @@ impl Session {
     }
 
     async fn run(&mut self) -> Result<std::convert::Infallible, End> {
-        let welcome = self.welcome();
-        self.send(&welcome).await?;
+        self.out = self.welcome();
+        self.send().await?;
         loop {
             let request = self.next().await?;
             self.info.set_request_us(clock::now_us());
-            let (answer, is_last) = match request {
-                Request::Terminate => return Err(End::Closed),
-                Request::Query(text) => (self.execute(&text).await, false),
-                Request::Unsupported(error) => (Err(error.into()), true),
-            };
-            let mut out = self.messages(answer)?;
-            message::ready_for_query(&mut out, TransactionStatus::Idle);
-            self.send(&out).await?;
-            if is_last {
-                return Err(End::BadPacket);
+            let is_end = matches!(request, Request::Query(_) | Request::Sync | Request::Flush);
+            self.answer(request).await?;
+            if is_end || self.out.len() > GATHERED_MAX {
+                self.send().await?;
             }
         }
+    }
+
+    async fn answer(&mut self, request: Request) -> Result<(), End> {
+        match request {
+            Request::Terminate => return Err(End::Closed),
+            Request::Sync => {
+                self.prepared.sync(self.in_block);
+                self.ready();
+            }
+            _ if self.prepared.is_skipping => {}
+            Request::Query(text) => {
+                self.prepared.drop_unnamed();
+                match self.query(&text).await {
+                    Ok(reply) => reply.encode(&mut self.out),
+                    Err(stop) => self.stopped(stop)?,
+                }
+                self.ready();
+            }
+            Request::Unsupported(error) => {
+                self.stopped(error.into())?;
+                self.ready();
+                self.send().await?;
+                return Err(End::BadPacket);
+            }
+            Request::Flush => {}
+            step => {
+                let mut out = std::mem::take(&mut self.out);
+                let done = self.step(step, &mut out).await;
+                self.out = out;
+                if let Err(stop) = done {
+                    self.stopped(stop)?;
+                    self.prepared.is_skipping = true;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn query(&mut self, text: &str) -> Answer {
+        let command = Command::parse(text)?;
+        self.execute(&command, text).await
+    }
+
+    /// One message of the extended protocol.
+    async fn step(&mut self, request: Request, out: &mut Vec<u8>) -> Result<(), Stop> {
+        match request {
+            Request::Parse(parse) => self.prepared.parse(parse, out),
+            Request::Bind(bind) => self.prepared.bind(bind, out),
+            Request::Describe(target) => self.prepared.describe(target, out),
+            Request::Close(target) => {
+                self.prepared.close(target, out);
+                Ok(())
+            }
+            Request::Execute(execute) => self.execute_portal(execute, out).await,
+            Request::Query(_) | Request::Sync | Request::Flush | Request::Terminate | Request::Unsupported(_) => Ok(()),
+        }
+    }
+
+    fn ready(&mut self) {
+        let status = if self.in_block { TransactionStatus::InBlock } else { TransactionStatus::Idle };
+        message::ready_for_query(&mut self.out, status);
     }
 
     fn welcome(&self) -> Vec<u8> {
@@ -190,8 +268,9 @@ impl Session {
         }
     }
 
-    async fn send(&mut self, out: &[u8]) -> Result<(), End> {
-        self.stream.write_all(out).await.map_err(End::Failed)?;
+    async fn send(&mut self) -> Result<(), End> {
+        let out = std::mem::take(&mut self.out);
+        self.stream.write_all(&out).await.map_err(End::Failed)?;
         self.stream.flush().await.map_err(End::Failed)
     }
 
@@ -225,46 +304,25 @@ impl Session {
         }
     }
 
-    async fn execute(&mut self, text: &str) -> Answer {
-        self.console.stats.count_console_command();
-        let invalid = || Stop::Error(AdminError::InvalidCommand(text.to_owned()));
-        let (verb, argument) = match Command::parse(text)? {
-            Command::Set { key, value } => return settings::set(self, &key, &value).await,
-            Command::Plain { verb, argument } => (verb.to_ascii_lowercase(), argument),
-        };
-        match (verb.as_str(), argument.as_str()) {
-            ("show" | "select", what) => show::show(&self.console, what).ok_or_else(invalid),
-            ("pause", name) => pause::pause(self, name).await,
-            ("resume", name) => pause::resume(self, name),
-            ("reconnect", name) => databases::reconnect(self, name),
-            ("disable", name) => databases::disable(self, name),
-            ("enable", name) => databases::enable(self, name),
-            ("reload", "") => settings::reload(self).await,
-            ("shutdown", how) => match shutdown::mode(how) {
-                Some(how) => shutdown::shutdown(self, how).await,
-                None => Err(invalid()),
-            },
-            _ => Err(invalid()),
-        }
-    }
-
-    /// What the client is sent for `answer`.
-    fn messages(&self, answer: Answer) -> Result<Vec<u8>, End> {
-        let mut out = Vec::new();
-        match answer {
-            Ok(messages) => return Ok(messages),
-            Err(Stop::End(end)) => return Err(end),
-            Err(Stop::Error(error)) => {
+    /// Tells the client why there is no result.
+    fn stopped(&mut self, stop: Stop) -> Result<(), End> {
+        match stop {
+            Stop::End(end) => return Err(end),
+            Stop::Error(error) => {
                 self.log_error(&error.message());
-                error.encode(&mut out);
+                error.encode(&mut self.out);
             }
-            Err(Stop::Canceled) => {
+            Stop::Refused(refusal) => {
+                let text = refusal.encode(&mut self.out);
+                self.log_error(&text);
+            }
+            Stop::Canceled => {
                 let text = "canceling statement due to user request";
                 self.log_error(text);
-                ErrorResponse::new(Severity::Error, SqlState::QUERY_CANCELED, text).error(&mut out);
+                ErrorResponse::new(Severity::Error, SqlState::QUERY_CANCELED, text).error(&mut self.out);
             }
         }
-        Ok(out)
+        Ok(())
     }
 
     fn log_error(&self, text: &str) {
@@ -283,11 +341,4 @@ impl Drop for Session {
     fn drop(&mut self) {
         self.console.pools.registry.remove_client(&self.info);
     }
-}
-
-/// The answer of a command that has nothing to show.
-pub(super) fn done(tag: &str) -> Vec<u8> {
-    let mut out = Vec::new();
-    message::command_complete(&mut out, tag);
-    out
 }

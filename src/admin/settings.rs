@@ -7,7 +7,8 @@ use pgweir_proto::admin_error::AdminError;
 use tokio::sync::oneshot;
 
 use super::notice;
-use super::session::{Answer, Session, done};
+use super::reply::Reply;
+use super::session::{Answer, Session};
 use super::show::parameters;
 use crate::control::{Command, Configured};
 use crate::log::log_at;
@@ -24,7 +25,7 @@ pub(super) async fn reload(session: &Session) -> Answer {
     // Nobody takes commands any more only when the process is ending: no answer then.
     let _ = session.console.commands.send(Command::Reload(answer));
     match answered.await {
-        Ok(Ok(())) => Ok(done("RELOAD")),
+        Ok(Ok(())) => Ok(Reply::done("RELOAD")),
         // What is wrong was logged.
         Ok(Err(_)) | Err(_) => Err(AdminError::ReloadFailed.into()),
     }
@@ -33,10 +34,9 @@ pub(super) async fn reload(session: &Session) -> Answer {
 /// SET: changes one setting until the next RELOAD.
 pub(super) async fn set(session: &Session, key: &str, value: &str) -> Answer {
     if parameters::is_session_parameter(key) {
-        let mut out = Vec::new();
-        notice(&mut out, "SET ignored", None);
-        out.extend(done("SET"));
-        return Ok(out);
+        let mut reply = Reply::done("SET");
+        notice(&mut reply.notices, "SET ignored", None);
+        return Ok(reply);
     }
     session.require_admin()?;
     let _turn = session.console.settings_turn.lock().await;
@@ -46,12 +46,11 @@ pub(super) async fn set(session: &Session, key: &str, value: &str) -> Answer {
     })?;
     let (answer, answered) = oneshot::channel();
     let _ = session.console.commands.send(Command::Configure(Arc::new(config), key.to_owned(), answer));
-    let mut out = Vec::new();
+    let mut reply = Reply::done(format!("SET {key}={value}"));
     if answered.await.map_err(|_| AdminError::SetFailed)? == Configured::TlsKept {
-        notice(&mut out, TLS_KEPT, None);
+        notice(&mut reply.notices, TLS_KEPT, None);
     }
-    out.extend(done(&format!("SET {key}={value}")));
-    Ok(out)
+    Ok(reply)
 }
 
 fn changed(config: &Config, key: &str, value: &str) -> Result<Config, SetError> {

@@ -1,6 +1,7 @@
 //! SHUTDOWN.
 
-use super::session::{Answer, Session, done};
+use super::reply::Reply;
+use super::session::{Answer, Session};
 use crate::control::{Command, Shutdown};
 use crate::log::log_at;
 
@@ -28,7 +29,7 @@ pub(super) async fn shutdown(session: &mut Session, how: Shutdown) -> Answer {
     if how == Shutdown::Immediate {
         return Err(session.wait_for_end().await);
     }
-    Ok(done("SHUTDOWN"))
+    Ok(Reply::done("SHUTDOWN"))
 }
 
 #[cfg(test)]

@@ -2,40 +2,19 @@
 
 use jiff::Timestamp;
 use jiff::tz::TimeZone;
-use pgweir_proto::console;
 
 use super::columns::Columns;
 use crate::net::clock;
 
-/// RowDescription and DataRows, as they go out.
+/// A result, the rows not yet in the form that the client asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Table {
-    columns: usize,
-    out: Vec<u8>,
+    pub(super) columns: Columns,
+    pub(super) rows: Vec<Row>,
 }
 
-impl Table {
-    pub(super) fn new(columns: Columns) -> Table {
-        let mut out = Vec::with_capacity(1024);
-        console::row_description(&mut out, columns);
-        Table { columns: columns.len(), out }
-    }
-
-    pub(super) fn push(&mut self, row: &[Cell]) {
-        debug_assert_eq!(row.len(), self.columns);
-        let values: Vec<Option<&str>> = row.iter().map(|cell| cell.0.as_deref()).collect();
-        console::data_row(&mut self.out, &values);
-    }
-
-    pub(super) fn with(columns: Columns, rows: impl IntoIterator<Item = Vec<Cell>>) -> Table {
-        let mut table = Table::new(columns);
-        rows.into_iter().for_each(|row| table.push(&row));
-        table
-    }
-
-    pub(super) fn into_messages(self) -> Vec<u8> {
-        self.out
-    }
-}
+/// A cell for each column.
+pub(super) type Row = Vec<Cell>;
 
 /// One value in text form; `None` is NULL.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -110,21 +89,12 @@ fn timestamp_in(unix_us: u64, zone: TimeZone) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::admin::columns;
 
     #[test]
     fn cells_have_a_text_form() {
         let row = row!["a", 7_u32, 8_u64, true, None::<&str>, Some("b".to_owned())];
         let texts: Vec<Option<&str>> = row.iter().map(|cell| cell.0.as_deref()).collect();
         assert_eq!(texts, [Some("a"), Some("7"), Some("8"), Some("1"), None, Some("b")]);
-    }
-
-    #[test]
-    fn a_table_is_messages() {
-        let table = Table::with(columns::STATE, [row!["active", "yes"]]);
-        let out = table.into_messages();
-        assert!(out.ends_with(b"D\0\0\0\x17\0\x02\0\0\0\x06active\0\0\0\x03yes"));
-        assert_eq!(out[0], b'T');
     }
 
     #[test]

@@ -173,6 +173,21 @@ fn sqlx() {
     compare(&[&installed("rust/debug/sqlx"), "{}"], without_float_digits);
 }
 
+/// The console, through each driver with its own protocol: prepared statements, binary results.
+#[test]
+fn console() {
+    let bouncer = Bouncer::start(Postgres::shared(), without_float_digits);
+    let url = format!("postgresql://admin@127.0.0.1:{}/pgbouncer", bouncer.port);
+    let modules = format!("NODE_PATH={}", installed("node/node_modules"));
+    for (command, said) in [
+        (&[&*installed("python/bin/python"), &program("python/console.py"), "{}"][..], "psycopg\nasyncpg\n"),
+        (&["env", &modules, "node", &program("node/console.js"), "{}"], "node-postgres\n"),
+        (&["java", "-cp", "/usr/share/java/postgresql.jar", &program("jdbc/Console.java"), "{}"], "pgjdbc\n"),
+    ] {
+        assert_eq!(transcript(command, &url).as_deref(), Ok(said));
+    }
+}
+
 /// The driver sends `extra_float_digits` when it connects, which PgBouncer's users tell it to ignore.
 fn without_float_digits(setup: bouncer::Setup) -> bouncer::Setup {
     setup.set("ignore_startup_parameters", "extra_float_digits")

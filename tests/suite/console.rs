@@ -452,9 +452,9 @@ fn unknown_commands_and_protocols_are_refused_politely() {
     }
     assert_eq!(admin.fails("FROBNICATE").message, "invalid command 'FROBNICATE', use SHOW HELP;");
     admin.run("SHOW VERSION");
-    admin.send(&msg::extended("SHOW VERSION", &[]));
+    admin.send(&msg::function_call(1, &[]));
     let error = admin.expect("E")[0].error();
-    assert_eq!(error.message, "extended query protocol not supported by admin console");
+    assert_eq!(error.message, "unsupported packet type for admin console: 70");
 }
 
 #[test]

@@ -2,14 +2,13 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::admin::columns::CERTIFICATES;
-use crate::admin::table::{Cell, Table, row, unix_timestamp};
+use crate::admin::table::{Cell, Row, row, unix_timestamp};
 use crate::net::tls::Listed;
 use crate::pools::Pools;
 
-pub(super) fn show(pools: &Pools) -> Table {
+pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let now_s = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-    Table::with(CERTIFICATES, pools.tls().certificates.iter().map(|listed| certificate_row(listed, now_s)))
+    pools.tls().certificates.iter().map(|listed| certificate_row(listed, now_s)).collect()
 }
 
 fn certificate_row(listed: &Listed, now_s: u64) -> Vec<Cell> {

@@ -1,13 +1,12 @@
 //! SHOW CLIENTS
 
 use super::sockets::Socket;
-use crate::admin::columns::SOCKETS;
-use crate::admin::table::Table;
+use crate::admin::table::Row;
 use crate::net::clock;
 use crate::pools::Pools;
 use crate::registry::{CancelInfo, CancelState, CancelTarget, ClientInfo, ClientState, Ends};
 
-pub(super) fn show(pools: &Pools) -> Table {
+pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let listen_port = pools.config().settings.listen_port;
     let now_us = clock::now_us();
     let mut clients = pools.registry.clients();
@@ -16,7 +15,7 @@ pub(super) fn show(pools: &Pools) -> Table {
     let listed = clients.iter().filter_map(|client| Some((client, state_name(client)?)));
     let rows = listed.map(|(client, state)| socket(client, state, now_us).row(listen_port));
     let cancels = pools.registry.cancels();
-    Table::with(SOCKETS, rows.chain(cancels.iter().map(|cancel| canceling(cancel).row(listen_port))))
+    rows.chain(cancels.iter().map(|cancel| canceling(cancel).row(listen_port))).collect()
 }
 
 fn is_waiting(client: &ClientInfo) -> bool {

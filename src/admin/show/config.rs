@@ -1,13 +1,12 @@
 //! SHOW CONFIG
 
-use crate::admin::columns::CONFIG;
-use crate::admin::table::{Table, row};
+use crate::admin::table::{Row, row};
 use crate::pools::Pools;
 
-pub(super) fn show(pools: &Pools) -> Table {
+pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let rows = pools.config().settings.show().into_iter().map(|line| {
         let changeable = if line.changeable { "yes" } else { "no" };
         row![line.key, line.value, line.default, changeable]
     });
-    Table::with(CONFIG, rows)
+    rows.collect()
 }

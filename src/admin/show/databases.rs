@@ -5,19 +5,18 @@ use std::sync::Arc;
 
 use pgweir_config::{CONSOLE_DATABASE, Config, Database as Entry, Named, PoolMode};
 
-use crate::admin::columns::DATABASES;
-use crate::admin::table::{Cell, Table, row};
+use crate::admin::table::{Cell, Row, row};
 use crate::pools::Pools;
 use crate::pools::entries::Database;
 
-pub(super) fn show(pools: &Pools) -> Table {
+pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let config = pools.config();
     let mut rows: BTreeMap<Arc<str>, Vec<Cell>> = BTreeMap::new();
     for database in pools.databases() {
         rows.insert(Arc::clone(&database.name), database_row(&config, &database));
     }
     rows.insert(CONSOLE_DATABASE.into(), console_row(&config, pools.console_clients.used() as usize));
-    Table::with(DATABASES, rows.into_values())
+    rows.into_values().collect()
 }
 
 fn database_row(config: &Config, database: &Database) -> Vec<Cell> {

@@ -2,15 +2,14 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use crate::admin::columns::DNS_HOSTS;
-use crate::admin::table::{Table, row};
+use crate::admin::table::{Row, row};
 use crate::pools::Pools;
 
-pub(super) fn show(pools: &Pools) -> Table {
+pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let mut hosts = pools.connector.hosts.snapshot();
     hosts.sort_unstable_by(|a, b| a.hostname.cmp(&b.hostname));
     let rows = hosts.into_iter().map(|host| row![host.hostname, host.ttl.as_secs(), addresses(&host.addresses)]);
-    Table::with(DNS_HOSTS, rows)
+    rows.collect()
 }
 
 /// As PgBouncer has them, with a port that is always 0.

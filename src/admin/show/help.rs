@@ -1,6 +1,7 @@
 //! SHOW HELP: a notice.
 
 use crate::admin::notice;
+use crate::admin::reply::Reply;
 
 const USAGE: &str = "
 \tSHOW HELP|CONFIG|DATABASES|POOLS|CLIENTS|SERVERS|USERS|VERSION
@@ -21,8 +22,8 @@ const USAGE: &str = "
 \tSHUTDOWN
 \tSHUTDOWN WAIT_FOR_SERVERS|WAIT_FOR_CLIENTS";
 
-pub(super) fn show() -> Vec<u8> {
-    let mut out = Vec::new();
-    notice(&mut out, "Console usage", Some(USAGE));
-    out
+pub(super) fn show() -> Reply {
+    let mut reply = Reply::done("SHOW");
+    notice(&mut reply.notices, "Console usage", Some(USAGE));
+    reply
 }

@@ -3,11 +3,10 @@
 use std::sync::atomic::Ordering::Relaxed;
 
 use super::users;
-use crate::admin::columns::LISTS;
-use crate::admin::table::{Table, row};
+use crate::admin::table::{Row, row};
 use crate::pools::Pools;
 
-pub(super) fn show(pools: &Pools) -> Table {
+pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let all = pools.pools();
     let servers: u32 = all.iter().map(|pool| pool.counts().total()).sum();
     let (dns_names, dns_queries) = pools.connector.hosts.counts();
@@ -31,5 +30,5 @@ pub(super) fn show(pools: &Pools) -> Table {
         ("dns_queries", dns_queries),
         ("dns_pending", 0),
     ];
-    Table::with(LISTS, lists.map(|(list, items)| row![list, items]))
+    lists.map(|(list, items)| row![list, items]).into()
 }

@@ -20,43 +20,74 @@ mod stats;
 mod users;
 mod version;
 
-use super::Console;
-use super::session::done;
-use super::table::Table;
+use pgweir_proto::admin_error::AdminError;
 
-/// The answer to `SHOW what`; `None` if there is no such SHOW.
-pub(super) fn show(console: &Console, what: &str) -> Option<Vec<u8>> {
-    let what = what.to_ascii_lowercase();
-    let mut out = match what.as_str() {
-        "help" => help::show(),
-        _ => table(console, &what).map(Table::into_messages).or_else(|| parameters::show(&what))?,
-    };
-    out.extend(done("SHOW"));
-    Some(out)
+use super::Console;
+use super::columns::{self, Columns};
+use super::reply::Reply;
+use super::session::Session;
+use super::table::{Row, Table};
+
+/// A SHOW that answers with rows.
+struct Show {
+    name: &'static str,
+    columns: Columns,
+    rows: fn(&Console) -> Vec<Row>,
 }
 
-fn table(console: &Console, what: &str) -> Option<Table> {
-    let Console { pools, stats, .. } = console;
-    Some(match what {
-        "certificates" => certificates::show(pools),
-        "clients" => clients::show(pools),
-        "config" => config::show(pools),
-        "databases" => databases::show(pools),
-        "dns_hosts" => dns_hosts::show(pools),
-        "lists" => lists::show(pools),
-        "prepared_statements" => prepared_statements::show(pools),
-        "peers" => peers::show(pools),
-        "peer_pools" => peers::show_pools(pools),
-        "pools" => pools::show(pools),
-        "servers" => servers::show(pools),
-        "session_use" => session_use::show(pools),
-        "state" => state::show(pools),
-        "stats" => stats::show(stats),
-        "stats_averages" => stats::show_averages(stats),
-        "stats_totals" => stats::show_totals(stats),
-        "totals" => stats::show_all(stats),
-        "users" => users::show(pools),
-        "version" => version::show(),
-        _ => return None,
-    })
+/// All of them.
+const ALL: &[Show] = &[
+    Show { name: "certificates", columns: columns::CERTIFICATES, rows: |console| certificates::show(&console.pools) },
+    Show { name: "clients", columns: columns::SOCKETS, rows: |console| clients::show(&console.pools) },
+    Show { name: "config", columns: columns::CONFIG, rows: |console| config::show(&console.pools) },
+    Show { name: "databases", columns: columns::DATABASES, rows: |console| databases::show(&console.pools) },
+    Show { name: "dns_hosts", columns: columns::DNS_HOSTS, rows: |console| dns_hosts::show(&console.pools) },
+    Show { name: "lists", columns: columns::LISTS, rows: |console| lists::show(&console.pools) },
+    Show { name: "peers", columns: columns::PEERS, rows: |console| peers::show(&console.pools) },
+    Show { name: "peer_pools", columns: columns::PEER_POOLS, rows: |console| peers::show_pools(&console.pools) },
+    Show { name: "pools", columns: columns::POOLS, rows: |console| pools::show(&console.pools) },
+    Show {
+        name: "prepared_statements",
+        columns: columns::PREPARED_STATEMENTS,
+        rows: |console| prepared_statements::show(&console.pools),
+    },
+    Show { name: "servers", columns: columns::SOCKETS, rows: |console| servers::show(&console.pools) },
+    Show { name: "session_use", columns: columns::SESSION_USE, rows: |console| session_use::show(&console.pools) },
+    Show { name: "state", columns: columns::STATE, rows: |console| state::show(&console.pools) },
+    Show { name: "stats", columns: columns::STATS, rows: |console| stats::show(&console.stats) },
+    Show {
+        name: "stats_averages",
+        columns: columns::STATS_AVERAGES,
+        rows: |console| stats::show_averages(&console.stats),
+    },
+    Show { name: "stats_totals", columns: columns::STATS_TOTALS, rows: |console| stats::show_totals(&console.stats) },
+    Show { name: "totals", columns: columns::TOTALS, rows: |console| stats::show_all(&console.stats) },
+    Show { name: "users", columns: columns::USERS, rows: |console| users::show(&console.pools) },
+    Show { name: "version", columns: columns::VERSION, rows: |_| version::show() },
+];
+
+fn named(what: &str) -> Option<&'static Show> {
+    ALL.iter().find(|show| show.name.eq_ignore_ascii_case(what))
+}
+
+/// The columns of `SHOW what`, `Some(None)` where it has no rows; `None` if there is no such SHOW.
+pub(super) fn columns(what: &str) -> Option<Option<Columns>> {
+    if is_help(what) {
+        return Some(None);
+    }
+    let of_parameter = || parameters::show(what).map(|table| table.columns);
+    named(what).map(|show| show.columns).or_else(of_parameter).map(Some)
+}
+
+/// The answer to `SHOW what`; `None` if there is no such SHOW.
+pub(super) fn show(session: &Session, what: &str) -> Result<Option<Reply>, AdminError> {
+    if is_help(what) {
+        return Ok(Some(help::show()));
+    }
+    let table = named(what).map(|show| Table { columns: show.columns, rows: (show.rows)(&session.console) });
+    Ok(table.or_else(|| parameters::show(what)).map(Reply::rows))
+}
+
+fn is_help(what: &str) -> bool {
+    what.eq_ignore_ascii_case("help")
 }

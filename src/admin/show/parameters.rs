@@ -3,9 +3,10 @@
 
 use pgweir_proto::console::TypeOid;
 
+use crate::admin::columns::Columns;
 use crate::admin::table::{Table, row};
 
-const PARAMETERS: [(&[(&str, TypeOid)], &str); 5] = [
+const PARAMETERS: [(Columns, &str); 5] = [
     (&[("client_encoding", TypeOid::Text)], "UTF-8"),
     (&[("default_transaction_isolation", TypeOid::Text)], "read committed"),
     (&[("standard_conforming_strings", TypeOid::Text)], "on"),
@@ -14,9 +15,9 @@ const PARAMETERS: [(&[(&str, TypeOid)], &str); 5] = [
 ];
 
 /// The answer to `SHOW name`, if it is one of them.
-pub(super) fn show(name: &str) -> Option<Vec<u8>> {
+pub(super) fn show(name: &str) -> Option<Table> {
     let (columns, value) = PARAMETERS.into_iter().find(|(columns, _)| columns[0].0.eq_ignore_ascii_case(name))?;
-    Some(Table::with(columns, [row![value]]).into_messages())
+    Some(Table { columns, rows: vec![row![value]] })
 }
 
 /// Whether SET of it is taken, and ignored.

@@ -7,8 +7,7 @@ use pgweir_config::{CONSOLE_DATABASE, Named, PoolMode};
 
 use super::cancels::CancelCounts;
 use super::databases::load_balance_hosts;
-use crate::admin::columns::POOLS;
-use crate::admin::table::{Cell, Table, row};
+use crate::admin::table::{Cell, Row, row};
 use crate::net::clock;
 use crate::pools::{Pools, ServerPool};
 use crate::registry::CancelTarget;
@@ -16,7 +15,7 @@ use crate::registry::CancelTarget;
 /// Database and user.
 type Key = (Arc<str>, Arc<str>);
 
-pub(super) fn show(pools: &Pools) -> Table {
+pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let cancels = cancels(pools);
     let now_us = clock::now_us();
     let mut rows = BTreeMap::new();
@@ -27,7 +26,7 @@ pub(super) fn show(pools: &Pools) -> Table {
     }
     let console: Arc<str> = CONSOLE_DATABASE.into();
     rows.insert((Arc::clone(&console), console), console_row(pools.console_clients.used() as usize));
-    Table::with(POOLS, rows.into_values())
+    rows.into_values().collect()
 }
 
 /// Cancel requests for the servers of each pool.
@@ -78,6 +77,7 @@ fn console_row(clients: usize) -> Vec<Cell> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::admin::columns::POOLS;
 
     #[test]
     fn the_console_has_all_columns() {

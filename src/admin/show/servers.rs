@@ -3,8 +3,7 @@
 use std::collections::HashMap;
 
 use super::sockets::Socket;
-use crate::admin::columns::SOCKETS;
-use crate::admin::table::Table;
+use crate::admin::table::Row;
 use crate::net::clock;
 use crate::pools::Pools;
 use crate::registry::{Ends, ServerInfo, ServerPhase};
@@ -12,7 +11,7 @@ use crate::registry::{Ends, ServerInfo, ServerPhase};
 /// The states in PgBouncer's order, by their places in [`state`].
 const STATES: [&str; 6] = ["active", "idle", "used", "tested", "new", "being_canceled"];
 
-pub(super) fn show(pools: &Pools) -> Table {
+pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let listen_port = pools.config().settings.listen_port;
     let now_us = clock::now_us();
     let known: HashMap<_, _> =
@@ -30,7 +29,7 @@ pub(super) fn show(pools: &Pools) -> Table {
     // Pool by pool, state by state; oldest first, as they come.
     servers.sort_by(|(a_state, a), (b_state, b)| (&a.database, &a.user, a_state).cmp(&(&b.database, &b.user, b_state)));
     let rows = servers.iter().map(|(state, server)| socket(server, STATES[*state]).row(listen_port));
-    Table::with(SOCKETS, rows)
+    rows.collect()
 }
 
 fn state(server: &ServerInfo, needs_check: impl Fn(u64) -> bool) -> usize {

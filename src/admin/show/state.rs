@@ -1,10 +1,9 @@
 //! SHOW STATE
 
-use crate::admin::columns::STATE;
-use crate::admin::table::{Table, row};
+use crate::admin::table::{Row, row};
 use crate::pools::Pools;
 
-pub(super) fn show(pools: &Pools) -> Table {
+pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let is_paused = pools.is_paused();
     let rows = [
         ("active", !is_paused),
@@ -12,5 +11,5 @@ pub(super) fn show(pools: &Pools) -> Table {
         ("suspended", false),
         ("shutting_down", pools.shutdown().is_some()),
     ];
-    Table::with(STATE, rows.map(|(key, is_so)| row![key, if is_so { "yes" } else { "no" }]))
+    rows.map(|(key, is_so)| row![key, if is_so { "yes" } else { "no" }]).into()
 }

@@ -1,35 +1,34 @@
 //! SHOW STATS, STATS_TOTALS, STATS_AVERAGES and TOTALS
 
-use crate::admin::columns::{STATS, STATS_AVERAGES, STATS_TOTALS, TOTALS};
 use crate::admin::history::StatsHistory;
-use crate::admin::table::{Cell, Table, row};
+use crate::admin::table::{Cell, Row, row};
 use crate::pools::stats::Totals;
 
-pub(super) fn show(stats: &StatsHistory) -> Table {
+pub(super) fn show(stats: &StatsHistory) -> Vec<Row> {
     let rows = stats.databases().into_iter().map(|(name, line)| {
         let figures = figures(line.totals).into_iter().chain(figures(line.averages));
         row![&*name].into_iter().chain(figures.map(Cell::from)).collect()
     });
-    Table::with(STATS, rows)
+    rows.collect()
 }
 
-pub(super) fn show_totals(stats: &StatsHistory) -> Table {
+pub(super) fn show_totals(stats: &StatsHistory) -> Vec<Row> {
     let rows = stats.databases().into_iter().map(|(name, line)| named(&name, line.totals));
-    Table::with(STATS_TOTALS, rows)
+    rows.collect()
 }
 
-pub(super) fn show_averages(stats: &StatsHistory) -> Table {
+pub(super) fn show_averages(stats: &StatsHistory) -> Vec<Row> {
     let rows = stats.databases().into_iter().map(|(name, line)| named(&name, line.averages));
-    Table::with(STATS_AVERAGES, rows)
+    rows.collect()
 }
 
 /// SHOW TOTALS: over all databases, a row per figure.
-pub(super) fn show_all(stats: &StatsHistory) -> Table {
+pub(super) fn show_all(stats: &StatsHistory) -> Vec<Row> {
     let all = stats.all();
     let rows = |prefix: &'static str, totals: Totals| {
         NAMES.into_iter().zip(figures(totals)).map(move |(name, figure)| row![format!("{prefix}_{name}"), figure])
     };
-    Table::with(TOTALS, rows("total", all.totals).chain(rows("avg", all.averages)))
+    rows("total", all.totals).chain(rows("avg", all.averages)).collect()
 }
 
 fn named(name: &str, totals: Totals) -> Vec<Cell> {

@@ -4,8 +4,7 @@ use std::collections::BTreeMap;
 
 use pgweir_config::{CONSOLE_DATABASE, Config, Named};
 
-use crate::admin::columns::USERS;
-use crate::admin::table::{Cell, Table, row};
+use crate::admin::table::{Cell, Row, row};
 use crate::pools::Pools;
 
 /// Connections of a user, to servers and of clients.
@@ -16,11 +15,9 @@ struct Connections {
 }
 
 /// Users of the `auth_file` and of `[users]`, those seen, and the console's own.
-pub(super) fn show(pools: &Pools) -> Table {
+pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let config = pools.config();
-    let rows: Vec<_> =
-        connections(pools, &config).into_iter().map(|(name, used)| user_row(&config, &name, used)).collect();
-    Table::with(USERS, rows)
+    connections(pools, &config).into_iter().map(|(name, used)| user_row(&config, &name, used)).collect()
 }
 
 /// How many rows SHOW USERS has.

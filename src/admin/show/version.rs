@@ -1,9 +1,8 @@
 //! SHOW VERSION
 
-use crate::admin::columns::VERSION as COLUMNS;
-use crate::admin::table::{Table, row};
+use crate::admin::table::{Row, row};
 use crate::process::VERSION;
 
-pub(super) fn show() -> Table {
-    Table::with(COLUMNS, [row![VERSION]])
+pub(super) fn show() -> Vec<Row> {
+    vec![row![VERSION]]
 }
