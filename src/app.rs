@@ -171,7 +171,12 @@ impl App {
     ) -> Result<(), StartError> {
         let stats = StatsHistory::new(Arc::clone(&self.pools));
         tokio::spawn(certificates::watch(Arc::clone(&self.pools), commands.clone()));
-        let console = Arc::new(Console::new(Arc::clone(&self.pools), commands, Arc::clone(&stats)));
+        let console = Arc::new(Console::new(
+            Arc::clone(&self.pools),
+            commands,
+            Arc::clone(&stats),
+            Arc::clone(&self.crew.roster),
+        ));
         tokio::spawn(stats.run());
         tokio::spawn(serve_consoles(console, consoles));
         tokio::spawn(Arc::clone(&self.pools).maintain());
@@ -185,10 +190,16 @@ impl App {
             let asked = tokio::select! {
                 Some(command) = received.recv() => self.carry_out(command),
                 signal = signals.next() => self.on_signal(signal),
-                _ = look.tick(), if self.pools.shutdown().is_some() => None,
+                _ = look.tick(), if self.pools.shutdown().is_some() || self.pools.is_suspended() => {
+                    self.resume_if_alone();
+                    None
+                }
             };
             accepting.set_defer_accept(self.pools.config().settings.tcp_defer_accept);
             if let Some(how) = asked {
+                if self.pools.set_suspended(false) {
+                    self.crew.go_on();
+                }
                 self.pools.begin_shutdown(how);
                 accepting.close_tcp().await;
             }
@@ -214,7 +225,31 @@ impl App {
                 certificates::renew(&self.pools);
                 None
             }
+            Command::Kill(doomed, answer) => {
+                let killed = self.crew.kill(&doomed);
+                tokio::spawn(async move { answer.send(all(killed).await.concat()) });
+                None
+            }
+            // What a RESUME has overtaken must not follow it.
+            Command::Rest(..) if !self.pools.is_suspended() => None,
+            Command::Rest(is_late, answer) => {
+                let awake = self.crew.rest(is_late);
+                tokio::spawn(async move { answer.send(all(awake).await.into_iter().sum()) });
+                None
+            }
+            Command::GoOn => {
+                self.crew.go_on();
+                None
+            }
             Command::Shutdown(how) => Some(how),
+        }
+    }
+
+    /// Who has suspended all must be there to end it: nobody else is let in.
+    fn resume_if_alone(&self) {
+        if self.pools.console_clients.used() == 0 && self.pools.set_suspended(false) {
+            log_at!(Log, "admin disappeared when suspended, doing RESUME");
+            self.crew.go_on();
         }
     }
 
@@ -243,12 +278,18 @@ impl App {
                 log_at!(Log, "got SIGTERM, shutting down, waiting for all clients disconnect");
                 return Some(Shutdown::WaitForClients);
             }
-            SIGNAL_PAUSE if self.pools.is_paused() => log_at!(Log, "got SIGUSR1, but already paused/suspended"),
+            SIGNAL_PAUSE if self.pools.is_paused() || self.pools.is_suspended() => {
+                log_at!(Log, "got SIGUSR1, but already paused/suspended");
+            }
             SIGNAL_PAUSE => {
                 log_at!(Log, "got SIGUSR1, pausing all activity");
                 self.pools.pause(None);
             }
             _ if is_ending => log_at!(Log, "got SIGUSR2 while shutting down, ignoring"),
+            _ if self.pools.set_suspended(false) => {
+                log_at!(Log, "got SIGUSR2, continuing from SUSPEND");
+                self.crew.go_on();
+            }
             _ if self.pools.is_paused() => {
                 log_at!(Log, "got SIGUSR2, continuing from PAUSE");
                 self.pools.resume(None);
@@ -325,6 +366,15 @@ impl App {
         set_log_level(&config.settings, self.verbose);
         log::set_target(log_target(config, self.quiet));
     }
+}
+
+/// All that comes until the end.
+async fn all<T>(mut receive: UnboundedReceiver<T>) -> Vec<T> {
+    let mut answers = Vec::new();
+    while let Some(answer) = receive.recv().await {
+        answers.push(answer);
+    }
+    answers
 }
 
 async fn serve_consoles(console: Arc<Console>, mut consoles: UnboundedReceiver<ConsoleClient>) {

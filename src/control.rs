@@ -25,7 +25,22 @@ pub(crate) enum Command {
     Configure(Arc<Config>, String, oneshot::Sender<Configured>),
     /// Files of certificates have changed: take what is in them now.
     RenewTls,
+    /// End these clients; answered with their ids when their sessions know it.
+    Kill(Doomed, oneshot::Sender<Vec<u64>>),
+    /// Let all sessions come to rest, and end those that have not (`true`); answered with how many
+    /// those are.
+    Rest(bool, oneshot::Sender<usize>),
+    /// Sessions that rest may go on.
+    GoOn,
     Shutdown(Shutdown),
+}
+
+/// Whose sessions a KILL ends.
+#[derive(Debug, Clone)]
+pub(crate) enum Doomed {
+    All,
+    OfDatabase(Arc<str>),
+    Client(u64),
 }
 
 /// How a SET went.

@@ -9,11 +9,12 @@ use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
 use crate::client::{self, Arrival, Clients, timeouts};
+use crate::control::Doomed;
 use crate::log::log_at;
 use crate::net::outbox::Outbox;
 use crate::net::ring::Ring;
 use crate::relay::{RequestLimits, TrackingSettings};
-use crate::worker::{Load, Placed, Worker};
+use crate::worker::{Load, Placed, Roster, Worker};
 
 /// A worker that takes this share of a core (in percent) while others could run gets company. A second worker costs wake-ups, so not before the first is nearly full.
 const BUSY_PERCENT: u64 = 85;
@@ -30,6 +31,11 @@ enum ToWorker {
     Client(Arrival, Placed),
     /// A reload has changed them.
     Limits(RequestLimits),
+    /// Answered with the ids of those that it found.
+    Kill(Doomed, UnboundedSender<Vec<u64>>),
+    /// See `Command::Rest`.
+    Rest(bool, UnboundedSender<usize>),
+    GoOn,
 }
 
 #[derive(Clone)]
@@ -41,6 +47,8 @@ struct Member {
 /// All workers.
 pub(crate) struct Crew {
     members: Mutex<Vec<Member>>,
+    /// The loads of the members, for the console.
+    pub(crate) roster: Arc<Roster>,
     clients: Arc<Clients>,
     io_uring: bool,
     max: usize,
@@ -72,7 +80,13 @@ impl Crew {
     pub(crate) fn start(clients: Arc<Clients>) -> std::io::Result<Arc<Crew>> {
         let config = clients.pools.config();
         let (first, max) = size(&config.settings);
-        let crew = Crew { members: Mutex::default(), clients, io_uring: config.settings.io_uring, max };
+        let crew = Crew {
+            members: Mutex::default(),
+            roster: Arc::default(),
+            clients,
+            io_uring: config.settings.io_uring,
+            max,
+        };
         for _ in 0..first {
             crew.add()?;
         }
@@ -104,6 +118,7 @@ impl Crew {
                 log_at!(Fatal, "worker {id} cannot start: {e}");
             }
         })?;
+        self.roster.add(&load);
         members.push(Member { send, load });
         Ok(())
     }
@@ -123,13 +138,44 @@ impl Crew {
         }
     }
 
+    /// Ends sessions; each worker tells the ids of their clients.
+    pub(crate) fn kill(&self, doomed: &Doomed) -> UnboundedReceiver<Vec<u64>> {
+        self.ask(|answer| ToWorker::Kill(doomed.clone(), answer))
+    }
+
+    /// Lets all sessions come to rest, and ends those that have not if `is_late`; each worker tells
+    /// how many those are.
+    pub(crate) fn rest(&self, is_late: bool) -> UnboundedReceiver<usize> {
+        self.ask(|answer| ToWorker::Rest(is_late, answer))
+    }
+
+    /// Sessions that rest go on.
+    pub(crate) fn go_on(&self) {
+        for member in &*self.members() {
+            let _ = member.send.send(ToWorker::GoOn);
+        }
+    }
+
+    /// The answers of all workers, and then the end.
+    fn ask<T>(&self, message: impl Fn(UnboundedSender<T>) -> ToWorker) -> UnboundedReceiver<T> {
+        let (send, receive) = unbounded_channel();
+        for member in &*self.members() {
+            let _ = member.send.send(message(send.clone()));
+        }
+        receive
+    }
+
     /// With `workers = auto`, adds workers while those there are busy. Never ends.
     pub(crate) async fn grow(self: Arc<Self>) {
         let (mut before, mut busy_looks) = (Vec::new(), 0);
         let mut ticks = tokio::time::interval(LOOK_EVERY);
         loop {
             ticks.tick().await;
-            let now: Vec<u64> = self.members().iter().map(|member| member.load.busy_us()).collect();
+            let loads = self.roster.loads();
+            let now: Vec<u64> = loads.iter().map(|load| load.busy_us()).collect();
+            for (load, (now, before)) in loads.iter().zip(now.iter().zip(&before)) {
+                load.set_busy_permille(((now - before) / LOOK_EVERY.as_millis() as u64) as u32);
+            }
             let full_us = LOOK_EVERY.as_micros() as u64 * BUSY_PERCENT / 100;
             let is_busy =
                 now.len() == before.len() && now.iter().zip(&before).all(|(now, before)| now - before >= full_us);
@@ -160,6 +206,7 @@ async fn work(
         None if ring.is_uring() => log_at!(Debug, "worker {id}: sends through io_uring"),
         None => log_at!(Debug, "worker {id}: plain sends, as io_uring = 0 says"),
     }
+    load.note_thread(ring.is_uring());
     let limits = request_limits(&clients.pools.config().settings);
     let worker = Rc::new(Worker::new(id, Outbox::new(ring), load, limits));
     worker.install();
@@ -168,6 +215,13 @@ async fn work(
     while let Some(message) = receive.recv().await {
         match message {
             ToWorker::Limits(limits) => worker.limits.set(limits),
+            ToWorker::Kill(doomed, answer) => {
+                let _ = answer.send(worker.kill(&doomed));
+            }
+            ToWorker::Rest(is_late, answer) => {
+                let _ = answer.send(worker.rest(is_late));
+            }
+            ToWorker::GoOn => worker.go_on(),
             ToWorker::Client(arrival, placed) => {
                 let (clients, worker) = (Arc::clone(&clients), Rc::clone(&worker));
                 tokio::task::spawn_local(client::serve(clients, worker, arrival, placed));

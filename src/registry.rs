@@ -2,6 +2,7 @@
 //! that the console, the janitor and cancel requests can look without stopping anyone.
 
 use std::net::SocketAddr;
+use std::os::fd::RawFd;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
@@ -12,10 +13,18 @@ use pgweir_proto::cancel::CancelKey;
 use pgweir_proto::replication::Replication;
 
 mod cancels;
+mod dials;
+mod live;
+mod newcomers;
 
 use crate::net::clock;
 use cancels::Cancels;
 pub(crate) use cancels::{CancelInfo, CancelState, CancelTarget, Listed};
+pub(crate) use dials::{Dial, Dialing};
+pub(crate) use live::{
+    APPLICATION_NAME, Buffered, Buffers, CLIENT_ENCODING, DATE_STYLE, STANDARD_CONFORMING_STRINGS, TIME_ZONE, Values,
+};
+pub(crate) use newcomers::NewcomerInfo;
 
 /// The other end of a socket, and ours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -107,8 +116,12 @@ pub(crate) struct ClientInfo {
     waker: Mutex<Option<Waker>>,
     /// Prepared statements that it has. For SHOW only.
     prepared: AtomicU32,
-    /// As the session has it now; `None` where it is not known. For SHOW only.
-    application_name: Mutex<Option<Arc<str>>>,
+    /// The parameters as the session has them now. For SHOW only.
+    values: Mutex<Values>,
+    /// Of what it sends. For SHOW only.
+    pub(crate) buffers: Buffers,
+    /// Of its socket; -1 only in tests.
+    pub(crate) fd: RawFd,
 }
 
 const NO_QUERY: u64 = u64::MAX;
@@ -128,7 +141,7 @@ macro_rules! figure {
     )*};
 }
 
-/// What a client and a server have both: `application_name`, prepared statements.
+/// What a client and a server have both: parameters, prepared statements.
 macro_rules! named {
     () => {
         #[inline]
@@ -140,15 +153,16 @@ macro_rules! named {
             self.prepared.load(Ordering::Relaxed)
         }
 
-        pub(crate) fn set_application_name(&self, name: Option<&Arc<str>>) {
-            let mut known = self.application_name.lock().unwrap_or_else(PoisonError::into_inner);
-            if known.as_deref() != name.map(|name| &**name) {
-                *known = name.cloned();
+        pub(crate) fn set_values(&self, values: &Values) {
+            let mut known = self.values.lock().unwrap_or_else(PoisonError::into_inner);
+            if !Arc::ptr_eq(&known, values) {
+                *known = Arc::clone(values);
             }
         }
 
-        pub(crate) fn application_name(&self) -> Option<Arc<str>> {
-            self.application_name.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        /// That of the parameter at this position, if it is known.
+        pub(crate) fn value(&self, position: usize) -> Option<Arc<str>> {
+            self.values.lock().unwrap_or_else(PoisonError::into_inner).get(position)?.clone()
         }
     };
 }
@@ -181,7 +195,9 @@ impl ClientInfo {
             canceled_query: AtomicU64::new(NO_QUERY),
             waker: Mutex::new(None),
             prepared: AtomicU32::new(0),
-            application_name: Mutex::new(None),
+            values: Mutex::new(Arc::new([])),
+            buffers: Buffers::default(),
+            fd: -1,
         }
     }
 
@@ -284,8 +300,12 @@ pub(crate) struct ServerInfo {
     link: AtomicU64,
     /// The pooler's statements that it has prepared. For SHOW only.
     prepared: AtomicU32,
-    /// As the server reports it. For SHOW only.
-    application_name: Mutex<Option<Arc<str>>>,
+    /// The parameters as the server reports them. For SHOW only.
+    values: Mutex<Values>,
+    /// Of what it sends. For SHOW only.
+    pub(crate) buffers: Buffers,
+    /// Of its socket; -1 only in tests.
+    pub(crate) fd: RawFd,
     /// To be closed as soon as it is free: RECONNECT or RELOAD made it obsolete.
     close_needed: AtomicBool,
     cancels: Cancels,
@@ -332,7 +352,9 @@ impl ServerInfo {
             state: AtomicU8::new(ServerPhase::Login as u8),
             link: AtomicU64::new(0),
             prepared: AtomicU32::new(0),
-            application_name: Mutex::new(None),
+            values: Mutex::new(Arc::new([])),
+            buffers: Buffers::default(),
+            fd: -1,
             close_needed: AtomicBool::new(false),
             cancels: Cancels::default(),
         }
@@ -380,11 +402,14 @@ pub(crate) struct Registry {
     clients: DashMap<u64, Arc<ClientInfo>>,
     servers: DashMap<u64, Arc<ServerInfo>>,
     cancels: DashMap<u64, Arc<CancelInfo>>,
+    newcomers: DashMap<u64, Arc<NewcomerInfo>>,
+    dials: DashMap<u64, Arc<Dial>>,
+    /// Descriptors of the sockets that we listen on, and where; `None`: the Unix socket.
+    listeners: Mutex<Vec<(RawFd, Option<SocketAddr>)>>,
     /// Ids of clients, servers and cancel requests alike, as PgBouncer gives them.
     next_id: AtomicU64,
-    /// Clients connected, logged in or not, and those of them not logged in yet.
+    /// Clients connected, logged in or not.
     pub(crate) connected: AtomicU32,
-    pub(crate) in_login: AtomicU32,
 }
 
 impl Registry {
@@ -422,6 +447,19 @@ impl Registry {
     pub(crate) fn client_with(&self, key: &CancelKey) -> Option<Arc<ClientInfo>> {
         let client = Arc::clone(self.clients.get(&key.head())?.value());
         (client.cancel_key == *key).then_some(client)
+    }
+
+    /// How many clients and servers the tables have room for.
+    pub(crate) fn capacities(&self) -> [usize; 2] {
+        [self.clients.capacity(), self.servers.capacity()]
+    }
+
+    pub(crate) fn set_listeners(&self, listeners: Vec<(RawFd, Option<SocketAddr>)>) {
+        *self.listeners.lock().unwrap_or_else(PoisonError::into_inner) = listeners;
+    }
+
+    pub(crate) fn listeners(&self) -> Vec<(RawFd, Option<SocketAddr>)> {
+        self.listeners.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     pub(crate) fn server(&self, id: u64) -> Option<Arc<ServerInfo>> {

@@ -2,6 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
+use std::os::fd::AsRawFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +17,8 @@ use crate::log::log_at;
 use crate::net::listener::{Listeners, SocketFile, UnixSocket, set_defer_accept};
 use crate::net::stream::Stream;
 use crate::net::tcp::TcpOptions;
-use crate::registry::Ends;
+use crate::pools::Pools;
+use crate::registry::{Ends, Registry};
 
 /// After a failed accept (out of descriptors, mostly) others may close something meanwhile.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
@@ -29,20 +31,24 @@ pub(crate) fn accept(listeners: Listeners, clients: &Arc<Clients>, crew: &Arc<Cr
     let mut tcp_tasks = JoinSet::new();
     let Listeners { tcp, proxied, unix } = listeners;
     let port = clients.pools.config().settings.listen_port;
-    let same = tcp.iter().chain(&proxied).map(std::net::TcpListener::try_clone).collect::<io::Result<_>>()?;
+    let same: Vec<_> = tcp.iter().chain(&proxied).map(std::net::TcpListener::try_clone).collect::<io::Result<_>>()?;
     let direct = tcp.into_iter().map(|listener| (listener, false));
     for (listener, is_proxied) in direct.chain(proxied.into_iter().map(|listener| (listener, true))) {
         let listener = TcpListener::from_std(listener)?;
         let (clients, crew) = (Arc::clone(clients), Arc::clone(crew));
         tcp_tasks.spawn(async move {
             loop {
-                match listener.accept().await {
-                    Ok((stream, peer)) => report(place_tcp(stream, peer, is_proxied, &clients, &crew)),
-                    Err(e) => pause(&e).await,
+                match unless_suspended(&clients.pools, listener.accept()).await {
+                    Some(Ok((stream, peer))) => report(place_tcp(stream, peer, is_proxied, &clients, &crew)),
+                    Some(Err(e)) => pause(&e).await,
+                    None => {}
                 }
             }
         });
     }
+    let tcp_fds = same.iter().map(|listener| (listener.as_raw_fd(), listener.local_addr().ok()));
+    let unix_fd = unix.iter().map(|unix| (unix.listener.as_raw_fd(), None));
+    clients.pools.registry.set_listeners(tcp_fds.chain(unix_fd).collect());
     let (mut file, mut unix_tasks) = (None, JoinSet::new());
     if let Some(UnixSocket { listener, file: its_file }) = unix {
         file = its_file;
@@ -50,14 +56,29 @@ pub(crate) fn accept(listeners: Listeners, clients: &Arc<Clients>, crew: &Arc<Cr
         let (clients, crew) = (Arc::clone(clients), Arc::clone(crew));
         unix_tasks.spawn(async move {
             loop {
-                match listener.accept().await {
-                    Ok((stream, _)) => report(place_unix(stream, port, &clients, &crew)),
-                    Err(e) => pause(&e).await,
+                match unless_suspended(&clients.pools, listener.accept()).await {
+                    Some(Ok((stream, _))) => report(place_unix(stream, port, &clients, &crew)),
+                    Some(Err(e)) => pause(&e).await,
+                    None => {}
                 }
             }
         });
     }
-    Ok(Accepting { tcp_tasks, _unix_tasks: unix_tasks, tcp: same, _file: file })
+    let registry = Arc::clone(&clients.pools.registry);
+    Ok(Accepting { tcp_tasks, _unix_tasks: unix_tasks, tcp: same, _file: file, registry })
+}
+
+/// What is accepted while SUSPEND is not in force; `None`: it has just begun, or ended.
+async fn unless_suspended<T>(pools: &Pools, accept: impl Future<Output = T>) -> Option<T> {
+    let mut suspended = pools.suspended();
+    if *suspended.borrow_and_update() {
+        let _ = suspended.changed().await;
+        return None;
+    }
+    tokio::select! {
+        accepted = accept => Some(accepted),
+        _ = suspended.changed() => None,
+    }
 }
 
 /// Open listeners.
@@ -68,6 +89,7 @@ pub(crate) struct Accepting {
     tcp: Vec<std::net::TcpListener>,
     /// The Unix socket's name, which goes with this.
     _file: Option<SocketFile>,
+    registry: Arc<Registry>,
 }
 
 impl Accepting {
@@ -76,6 +98,9 @@ impl Accepting {
     pub(crate) async fn close_tcp(&mut self) {
         self.tcp.clear();
         self.tcp_tasks.shutdown().await;
+        let mut left = self.registry.listeners();
+        left.retain(|(_, address)| address.is_none());
+        self.registry.set_listeners(left);
     }
 
     pub(crate) fn set_defer_accept(&self, on: bool) {
@@ -102,8 +127,8 @@ fn place_tcp(stream: TcpStream, peer: SocketAddr, is_proxied: bool, clients: &Cl
         }
     };
     TcpOptions::for_clients(settings).apply(&stream)?;
+    let slot = ClientSlot::new(&clients.pools.registry, &ends, stream.as_raw_fd());
     let socket = Stream::tcp(stream).detach()?;
-    let slot = ClientSlot::new(&clients.pools.registry);
     crew.place(Arrival { socket, ends, is_proxied, slot, place });
     Ok(())
 }
@@ -112,8 +137,8 @@ fn place_unix(stream: UnixStream, port: u16, clients: &Clients, crew: &Crew) -> 
     let peer_pid = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
     let ends = Ends::Unix { port, peer_pid };
     let Ok(place) = clients.admission.admit(&clients.pools.config().settings, Source::Unix) else { return Ok(()) };
+    let slot = ClientSlot::new(&clients.pools.registry, &ends, stream.as_raw_fd());
     let socket = Stream::unix(stream).detach()?;
-    let slot = ClientSlot::new(&clients.pools.registry);
     crew.place(Arrival { socket, ends, is_proxied: false, slot, place });
     Ok(())
 }

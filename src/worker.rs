@@ -8,18 +8,20 @@ use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI32, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use nix::time::{ClockId, clock_gettime};
+use nix::unistd::gettid;
 use pgweir_proto::client_error::ClientError;
 use slab::Slab;
 
+use crate::control::Doomed;
 use crate::net::clock;
 use crate::net::outbox::{Lane, Outbox};
-use crate::registry::ClientInfo;
+use crate::registry::{ClientInfo, ClientState};
 use crate::relay::RequestLimits;
 
 /// What one read can take. It is the worker's, not a connection's: an idle client has none.
@@ -36,11 +38,23 @@ thread_local! {
     static CURRENT: RefCell<Option<Rc<Worker>>> = const { RefCell::new(None) };
 }
 
-/// How much a worker has to do, for whoever places new clients.
+/// How much a worker has to do, for whoever places new clients and for the console.
 #[derive(Debug, Default)]
 pub(crate) struct Load {
     /// Clients that were given to it and are not gone.
     clients: AtomicU32,
+    /// Of its sessions, those that have a server, and those that wait for one, when they were
+    /// last looked at.
+    linked: AtomicU32,
+    waiting: AtomicU32,
+    /// What the system calls its thread.
+    thread_id: AtomicI32,
+    /// It sends through io_uring.
+    is_uring: AtomicBool,
+    /// Turns of its loop.
+    turns: AtomicU64,
+    /// Processor time in the second that was last looked at, in thousandths of it.
+    busy_permille: AtomicU32,
     /// Processor time that its thread has taken. Not the time that it was not parked: where
     /// others want the cores too, that says nothing of its own work.
     busy_us: AtomicU64,
@@ -55,8 +69,42 @@ impl Load {
         self.busy_us.load(Ordering::Relaxed)
     }
 
+    pub(crate) fn linked(&self) -> u32 {
+        self.linked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn thread_id(&self) -> u32 {
+        self.thread_id.load(Ordering::Relaxed).cast_unsigned()
+    }
+
+    pub(crate) fn is_uring(&self) -> bool {
+        self.is_uring.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn turns(&self) -> u64 {
+        self.turns.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn busy_permille(&self) -> u32 {
+        self.busy_permille.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_busy_permille(&self, permille: u32) {
+        self.busy_permille.store(permille, Ordering::Relaxed);
+    }
+
+    /// What never changes; to be called on the worker's own thread.
+    pub(crate) fn note_thread(&self, is_uring: bool) {
+        self.thread_id.store(gettid().as_raw(), Ordering::Relaxed);
+        self.is_uring.store(is_uring, Ordering::Relaxed);
+    }
+
     /// Notes the processor time of the calling thread, the worker's own.
-    pub(crate) fn note_busy(&self) {
+    fn note_busy(&self) {
         if let Ok(time) = clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID) {
             self.busy_us.store(Duration::from(time).as_micros() as u64, Ordering::Relaxed);
         }
@@ -66,6 +114,20 @@ impl Load {
     pub(crate) fn client(self: &Arc<Self>) -> Placed {
         self.clients.fetch_add(1, Ordering::Relaxed);
         Placed(Arc::clone(self))
+    }
+}
+
+/// The loads of all workers, in the order of their ids.
+#[derive(Debug, Default)]
+pub(crate) struct Roster(Mutex<Vec<Arc<Load>>>);
+
+impl Roster {
+    pub(crate) fn add(&self, load: &Arc<Load>) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(Arc::clone(load));
+    }
+
+    pub(crate) fn loads(&self) -> Vec<Arc<Load>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
@@ -89,11 +151,15 @@ pub(crate) struct Worker {
     now_us: Cell<u64>,
     /// Sessions polled since the runtime has parked, or since the last turn was made to end.
     polls: Cell<u32>,
+    /// Turns so far.
+    turns: Cell<u64>,
     pub(crate) load: Arc<Load>,
     /// Logins that wait for a later turn.
     logins: RefCell<VecDeque<(Waker, Rc<Cell<Pace>>)>>,
     /// Steps that logins may still take in this turn.
     login_steps: Cell<u32>,
+    /// SUSPEND is in force.
+    pub(crate) must_rest: Cell<bool>,
     /// Settings that every message is held against.
     pub(crate) limits: Cell<RequestLimits>,
     /// The sessions, for the janitor and for commands from outside.
@@ -130,6 +196,8 @@ pub(crate) struct SessionCell {
     pub(crate) is_welcomed: Cell<bool>,
     /// The notice that it waits for a server was sent (`query_wait_notify`).
     pub(crate) was_notified: Cell<bool>,
+    /// SUSPEND: it has come to rest, and is woken when it may go on.
+    pub(crate) is_resting: Cell<bool>,
     kill: RefCell<Option<Kill>>,
     waker: RefCell<Option<Waker>>,
 }
@@ -143,6 +211,7 @@ impl SessionCell {
             is_idle_in_transaction: Cell::new(false),
             is_welcomed: Cell::new(false),
             was_notified: Cell::new(false),
+            is_resting: Cell::new(false),
             kill: RefCell::new(None),
             waker: RefCell::new(None),
         }
@@ -159,6 +228,10 @@ impl SessionCell {
     /// Ends the session the next time that it runs, which is at once. The first reason stays.
     pub(crate) fn kill(&self, error: ClientError, tell: bool) {
         self.kill.borrow_mut().get_or_insert(Kill { error, tell });
+        self.wake();
+    }
+
+    fn wake(&self) {
         if let Some(waker) = &*self.waker.borrow() {
             waker.wake_by_ref();
         }
@@ -178,9 +251,11 @@ impl Worker {
             scratch: RefCell::new(vec![0; SCRATCH_LEN].into_boxed_slice()),
             now_us: Cell::new(clock::now_us()),
             polls: Cell::new(0),
+            turns: Cell::new(0),
             logins: RefCell::default(),
             login_steps: Cell::new(LOGIN_STEPS_PER_TURN),
             load,
+            must_rest: Cell::new(false),
             limits: Cell::new(limits),
             sessions: RefCell::new(Slab::new()),
         }
@@ -205,17 +280,21 @@ impl Worker {
     pub(crate) fn on_unpark() {
         CURRENT.with_borrow(|worker| {
             if let Some(worker) = worker {
-                worker.polls.set(0);
-                worker.now_us.set(clock::now_us());
+                worker.begin_turn();
             }
         });
+    }
+
+    fn begin_turn(&self) {
+        self.polls.set(0);
+        self.turns.set(self.turns.get() + 1);
+        self.now_us.set(clock::now_us());
     }
 
     /// Ends a loop turn: sends what it has produced, and looks at the clock.
     pub(crate) fn turn(&self) {
         self.outbox.flush();
-        self.polls.set(0);
-        self.now_us.set(clock::now_us());
+        self.begin_turn();
         self.go_on_with_logins();
     }
 
@@ -268,6 +347,19 @@ impl Worker {
         self.now_us.get()
     }
 
+    /// For the console, and for whoever decides on the number of workers.
+    pub(crate) fn note_load(&self) {
+        let (mut linked, mut waiting) = (0, 0);
+        self.each_session(|cell| {
+            linked += u32::from(cell.info.link() != 0);
+            waiting += u32::from(cell.info.state() == ClientState::Waiting);
+        });
+        self.load.linked.store(linked, Ordering::Relaxed);
+        self.load.waiting.store(waiting, Ordering::Relaxed);
+        self.load.turns.store(self.turns.get(), Ordering::Relaxed);
+        self.load.note_busy();
+    }
+
     /// Lists a session; the key takes it off again.
     pub(crate) fn enlist(&self, cell: &Rc<SessionCell>) -> usize {
         self.sessions.borrow_mut().insert(Rc::clone(cell))
@@ -275,6 +367,50 @@ impl Worker {
 
     pub(crate) fn delist(&self, key: usize) {
         self.sessions.borrow_mut().remove(key);
+    }
+
+    /// Ends the sessions of these clients; returns the ids of those that are here.
+    pub(crate) fn kill(&self, doomed: &Doomed) -> Vec<u64> {
+        let mut ids = Vec::new();
+        self.each_session(|cell| {
+            let is_meant = match doomed {
+                Doomed::All => true,
+                Doomed::OfDatabase(name) => cell.info.database == *name,
+                Doomed::Client(id) => cell.info.id == *id,
+            };
+            if is_meant {
+                cell.kill(ClientError::AdminDisconnect, true);
+                ids.push(cell.info.id);
+            }
+        });
+        ids
+    }
+
+    /// SUSPEND: sessions come to rest as soon as they have nothing under way. Returns how many have
+    /// not; those are ended if `is_late`.
+    pub(crate) fn rest(&self, is_late: bool) -> usize {
+        self.must_rest.set(true);
+        let mut awake = 0;
+        self.each_session(|cell| {
+            if !cell.is_resting.get() {
+                awake += 1;
+                match is_late {
+                    true => cell.kill(ClientError::SuspendTimeout, true),
+                    false => cell.wake(),
+                }
+            }
+        });
+        awake
+    }
+
+    /// RESUME after SUSPEND.
+    pub(crate) fn go_on(&self) {
+        self.must_rest.set(false);
+        self.each_session(|cell| {
+            if cell.is_resting.replace(false) {
+                cell.wake();
+            }
+        });
     }
 
     /// Looks at every session. The closure must not enlist or delist.

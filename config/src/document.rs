@@ -76,7 +76,6 @@ fn status_note<S>(row: &Row<S>) -> String {
     match row.status {
         Status::Acts => String::new(),
         Status::ActsExcept(values) => format!(" Refused by this build: {}.", values.join(", ")),
-        Status::Later => " Not supported by this version yet.".to_owned(),
         Status::NoEffect(reason) => format!(" No effect: {reason}."),
     }
 }

@@ -129,14 +129,10 @@ impl Resolver {
             let key = row.key;
             if row.refused().contains(&value.as_str()) {
                 self.error(place, format!("{key}={value} is not in this build, and ignoring it would be unsafe"));
-            } else if Some(&value) != (row.show)(defaults).as_ref() {
-                match row.status {
-                    Status::Later => {
-                        self.warn(place, format!("{key} is not supported by this version yet, ignored"));
-                    }
-                    Status::NoEffect(reason) => self.warn(place, format!("{key} has no effect: {reason}")),
-                    Status::Acts | Status::ActsExcept(_) => {}
-                }
+            } else if let Status::NoEffect(reason) = row.status
+                && Some(&value) != (row.show)(defaults).as_ref()
+            {
+                self.warn(place, format!("{key} has no effect: {reason}"));
             }
         }
     }

@@ -7,7 +7,7 @@ use crate::kind::{
     Positive, Seconds, ServerDatabase, Switch, Text, Unset, Verbosity, WholeSeconds, WorkerCount,
 };
 use crate::problem::{Problem, nearest, suggestion};
-use crate::table::Status::{Acts, ActsExcept, Later, NoEffect};
+use crate::table::Status::{Acts, ActsExcept, NoEffect};
 use crate::table::{Change, Row, Status, section};
 use crate::units::{AuthType, LogFormat, PoolMode, ServerMaxProtocolVersion, SslMode, SslNegotiation, SyslogFacility};
 
@@ -189,7 +189,7 @@ section! {
             "Over how long averages are taken, and how often they are logged.";
         stats_users: Names, Some(""), Reload, Acts,
             "Users who may log in to the console and look, but change nothing.";
-        suspend_timeout: Seconds, Some("10"), Reload, Later,
+        suspend_timeout: Seconds, Some("10"), Reload, Acts,
             "How long SUSPEND waits for buffers to drain before it drops a connection.";
         syslog: Switch, Some("0"), Reload, Acts,
             "Log to syslog, besides the file. Its socket is /dev/log.";
@@ -341,8 +341,7 @@ impl Settings {
             return Err(SetError::Invalid { key, expected: (row.accepts)() });
         }
         let value = row.value(&changed).unwrap_or_default();
-        let later = row.status == Status::Later;
-        if row.refused().contains(&value.as_str()) || (later && row.value(self) != Some(value.clone())) {
+        if row.refused().contains(&value.as_str()) {
             return Err(SetError::Unsupported { key, value });
         }
         *self = changed;
@@ -429,7 +428,6 @@ mod tests {
         );
         #[cfg(not(feature = "pam"))]
         assert_eq!(refused("auth_type", "PAM"), "auth_type=pam is not supported by this version");
-        assert_eq!(refused("suspend_timeout", "5"), "suspend_timeout=5 is not supported by this version");
         assert_eq!(settings, Settings::default());
         // To what it is already, anything may be set.
         assert_eq!(settings.set("max_prepared_statements", "200"), Ok(()));

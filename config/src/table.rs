@@ -7,8 +7,6 @@ pub(crate) enum Status {
     Acts,
     /// Acts, save for these values, which are refused because this build cannot obey them.
     ActsExcept(&'static [&'static str]),
-    /// Known and checked, but without effect yet: setting it is warned about.
-    Later,
     /// Describes something of PgBouncer's that pgweir does not have; the text says what.
     NoEffect(&'static str),
 }
@@ -56,7 +54,7 @@ impl<S> Row<S> {
     pub(crate) fn refused(&self) -> &'static [&'static str] {
         match self.status {
             Status::ActsExcept(values) => values,
-            Status::Acts | Status::Later | Status::NoEffect(_) => &[],
+            Status::Acts | Status::NoEffect(_) => &[],
         }
     }
 }

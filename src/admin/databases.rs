@@ -1,4 +1,4 @@
-//! Commands about databases: RECONNECT, DISABLE, ENABLE, and how a command names one.
+//! Commands about databases: RECONNECT, WAIT_CLOSE, DISABLE, ENABLE, and how a command names one.
 
 use std::sync::Arc;
 
@@ -43,6 +43,23 @@ pub(super) fn reconnect(session: &Session, name: &str) -> Answer {
     let is_meant = |found: &Database| database.as_ref().is_none_or(|database| database.name == found.name);
     pools.pools().iter().filter(|pool| is_meant(&pool.database)).for_each(|pool| pool.make_obsolete());
     Ok(Reply::done("RECONNECT"))
+}
+
+/// WAIT_CLOSE: answered when no server is left that RECONNECT or RELOAD has made obsolete.
+pub(super) async fn wait_close(session: &mut Session, name: &str) -> Answer {
+    session.require_admin()?;
+    log_issued("WAIT_CLOSE", name);
+    let pools = Arc::clone(&session.console.pools);
+    let database = if name.is_empty() { None } else { Some(named(&pools, "wait in", name)?) };
+    let is_meant = |found: &str| database.as_ref().is_none_or(|database| *database.name == *found);
+    let registry = &pools.registry;
+    let waited = session.wait_until(|| {
+        let is_left = registry.servers().iter().any(|server| server.is_close_needed() && is_meant(&server.database))
+            || registry.dials().iter().any(|dial| dial.is_close_needed() && is_meant(&dial.database));
+        Ok(!is_left)
+    });
+    waited.await?;
+    Ok(Reply::done("WAIT_CLOSE"))
 }
 
 /// DISABLE: no new clients.

@@ -5,7 +5,7 @@ use pgweir_proto::admin_error::AdminError;
 use super::parse::Command;
 use super::reply::Reply;
 use super::session::{Answer, Session, Stop};
-use super::{databases, pause, settings, show, shutdown};
+use super::{databases, kill, pause, settings, show, shutdown};
 
 impl Session {
     /// `text` is what `command` was made of.
@@ -21,6 +21,10 @@ impl Session {
             ("show" | "select", what) => show::show(self, what)?.ok_or_else(invalid),
             ("pause", name) => pause::pause(self, name).await,
             ("resume", name) => pause::resume(self, name),
+            ("suspend", "") => pause::suspend(self).await,
+            ("kill", name) => kill::kill(self, name).await,
+            ("kill_client", id) => kill::kill_client(self, id).await,
+            ("wait_close", name) => databases::wait_close(self, name).await,
             ("reconnect", name) => databases::reconnect(self, name),
             ("disable", name) => databases::disable(self, name),
             ("enable", name) => databases::enable(self, name),

@@ -11,6 +11,7 @@ mod execute;
 mod extended;
 mod history;
 mod inbox;
+mod kill;
 mod parse;
 mod pause;
 mod reply;
@@ -23,10 +24,12 @@ mod table;
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;
 
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use pgweir_proto::error_response::{ErrorResponse, Severity};
 use pgweir_proto::sqlstate::SqlState;
+use tokio::sync::Notify;
 
 pub(crate) use history::StatsHistory;
 
@@ -34,6 +37,7 @@ use crate::client::ConsoleClient;
 use crate::control::Commands;
 use crate::log::log_at;
 use crate::pools::Pools;
+use crate::worker::Roster;
 use session::Session;
 
 /// What all console clients share.
@@ -42,13 +46,27 @@ pub(crate) struct Console {
     /// For what concerns the process as a whole.
     commands: Commands,
     stats: Arc<StatsHistory>,
+    /// What the workers do.
+    roster: Arc<Roster>,
     /// Held while the configuration is replaced: SET makes the new one from the one in force.
     settings_turn: tokio::sync::Mutex<()>,
+    /// What ends each session of the console itself, by the client's id.
+    kills: Mutex<HashMap<u64, Arc<Notify>>>,
 }
 
 impl Console {
-    pub(crate) fn new(pools: Arc<Pools>, commands: Commands, stats: Arc<StatsHistory>) -> Console {
-        Console { pools, commands, stats, settings_turn: tokio::sync::Mutex::new(()) }
+    pub(crate) fn new(pools: Arc<Pools>, commands: Commands, stats: Arc<StatsHistory>, roster: Arc<Roster>) -> Console {
+        Console { pools, commands, stats, roster, settings_turn: tokio::sync::Mutex::new(()), kills: Mutex::default() }
+    }
+
+    fn kills(&self) -> MutexGuard<'_, HashMap<u64, Arc<Notify>>> {
+        self.kills.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// KILL_CLIENT of a client of the console; false if it is none.
+    fn kill_session(&self, id: u64) -> bool {
+        let kill = self.kills().get(&id).cloned();
+        kill.inspect(|kill| kill.notify_one()).is_some()
     }
 
     /// Serves a client until it is gone.

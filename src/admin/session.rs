@@ -13,6 +13,7 @@ use pgweir_proto::sqlstate::SqlState;
 use pgweir_proto::startup::ProtocolVersion;
 use pgweir_proto::{auth as auth_message, console as message};
 use tokio::io::AsyncWriteExt;
+use tokio::sync::Notify;
 
 use super::extended::{Prepared, Refusal};
 use super::inbox::{Fault, Inbox, Request};
@@ -25,7 +26,7 @@ use crate::log::{self, Level, Subject};
 use crate::net::clock;
 use crate::net::stream::Stream;
 use crate::pool::Permit;
-use crate::registry::ClientInfo;
+use crate::registry::{APPLICATION_NAME, ClientInfo, Values};
 
 /// What a PgBouncer of the version that we take the place of tells a client of its console.
 const WELCOME: [(&str, &str); 7] = [
@@ -48,12 +49,21 @@ pub(super) enum End {
     Fault(Fault),
     /// It sent what the console does not take, and was told.
     BadPacket,
+    /// KILL_CLIENT
+    Killed,
 }
 
 impl End {
     /// Whether the client is told: else it has gone, or has closed itself.
     fn is_told(&self) -> bool {
-        matches!(self, End::Fault(_) | End::BadPacket)
+        matches!(self, End::Fault(_) | End::BadPacket | End::Killed)
+    }
+
+    fn sqlstate(&self) -> SqlState {
+        match self {
+            End::Killed => SqlState::ADMIN_SHUTDOWN,
+            _ => SqlState::PROTOCOL_VIOLATION,
+        }
     }
 }
 
@@ -65,6 +75,7 @@ impl fmt::Display for End {
             End::Failed(e) => write!(f, "client connection failed: {e}"),
             End::Fault(fault) => fault.fmt(f),
             End::BadPacket => f.write_str("bad packet"),
+            End::Killed => f.write_str("admin forced disconnect"),
         }
     }
 }
@@ -90,6 +101,9 @@ impl From<AdminError> for Stop {
 /// What a command has come to.
 pub(super) type Answer = Result<Reply, Stop>;
 
+/// How often a command that waits looks whether it need not wait any longer.
+pub(super) const LOOK_EVERY: Duration = Duration::from_millis(20);
+
 /// Answers are gathered up to this size before they are sent.
 const GATHERED_MAX: usize = 16 * 1024;
 
@@ -100,6 +114,8 @@ pub(super) struct Session {
     access: ConsoleAccess,
     stream: Stream,
     inbox: Inbox,
+    /// KILL_CLIENT has named it.
+    killed: Arc<Notify>,
     pub(super) prepared: Prepared,
     /// BEGIN was said, and no COMMIT yet.
     pub(super) in_block: bool,
@@ -120,18 +136,25 @@ impl Session {
             |key| {
                 let mut info = ClientInfo::new(id, key, ends, user, CONSOLE_DATABASE.into(), connect_us);
                 info.tls = stream.tls_description();
+                info.fd = stream.fd();
                 info
             },
         );
-        info.set_application_name(application_name.as_ref());
+        let mut values = [const { None }; APPLICATION_NAME + 1];
+        values[APPLICATION_NAME] = application_name;
+        let values: Values = Arc::new(values);
+        info.set_values(&values);
         slot.logged_in();
         console.stats.count_console_login();
+        let killed = Arc::new(Notify::new());
+        console.kills().insert(info.id, Arc::clone(&killed));
         Ok(Session {
             console,
             info,
             access,
             stream,
             inbox: Inbox::default(),
+            killed,
             prepared: Prepared::default(),
             in_block: false,
             out: Vec::new(),
@@ -147,7 +170,7 @@ impl Session {
             let text = end.to_string();
             self.log_error(&text);
             let mut out = Vec::new();
-            ErrorResponse::new(Severity::Fatal, SqlState::PROTOCOL_VIOLATION, &text).error(&mut out);
+            ErrorResponse::new(Severity::Fatal, end.sqlstate(), &text).error(&mut out);
             self.stream.try_end(&out);
         } else {
             self.stream.try_end(&[]);
@@ -239,7 +262,7 @@ impl Session {
         for (name, value) in WELCOME {
             message::parameter_status(&mut out, name, value);
         }
-        if let Some(name) = self.info.application_name() {
+        if let Some(name) = self.info.value(APPLICATION_NAME) {
             message::parameter_status(&mut out, "application_name", &*name);
         }
         self.info.cancel_key.backend_key_data(&mut out);
@@ -261,7 +284,11 @@ impl Session {
     }
 
     async fn read(&mut self) -> Result<(), End> {
-        match self.inbox.read(&mut self.stream).await {
+        let read = tokio::select! {
+            read = self.inbox.read(&mut self.stream) => read,
+            () = self.killed.notified() => return Err(End::Killed),
+        };
+        match read {
             Ok(0) => Err(End::Eof),
             Ok(_) => Ok(()),
             Err(e) => Err(End::Failed(e)),
@@ -284,6 +311,27 @@ impl Session {
             Ok(Err(end)) => Err(Stop::End(end)),
             Ok(Ok(())) | Err(_) => Ok(()),
         }
+    }
+
+    /// Waits until something is so, as long as the client neither goes away nor cancels it.
+    pub(super) async fn wait_until(&mut self, mut is_so: impl FnMut() -> Result<bool, AdminError>) -> Result<(), Stop> {
+        let now_us = clock::now_us();
+        self.info.begin_wait(now_us);
+        self.info.set_query_us(now_us);
+        let waited = loop {
+            match is_so() {
+                Ok(true) => break Ok(()),
+                Ok(false) if self.info.is_query_canceled() => break Err(Stop::Canceled),
+                Ok(false) => {}
+                Err(error) => break Err(error.into()),
+            }
+            if let Err(stop) = self.wait(LOOK_EVERY).await {
+                break Err(stop);
+            }
+        };
+        self.info.set_query_us(0);
+        self.info.end_wait();
+        waited
     }
 
     /// Waits until the client is gone, whatever it sends.
@@ -339,6 +387,7 @@ impl Session {
 
 impl Drop for Session {
     fn drop(&mut self) {
+        self.console.kills().remove(&self.info.id);
         self.console.pools.registry.remove_client(&self.info);
     }
 }

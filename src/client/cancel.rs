@@ -13,8 +13,9 @@ use crate::log::{self, Level, Subject, Topic, log_at};
 use crate::net::clock;
 use crate::net::stream::{Detached, Stream};
 use crate::pools::{Peer, Pools};
-use crate::registry::{CancelInfo, CancelState, CancelTarget, ClientInfo, Ends, Listed};
+use crate::registry::{CancelInfo, CancelTarget, ClientInfo, Ends, Listed};
 use crate::server::cancel;
+use crate::server::connect::ends;
 
 /// A cancel request and the connection that it came on. That gets no answer, since one would
 /// tell a stranger which keys are good, but is closed when all is done: so an honest asker knows
@@ -40,6 +41,8 @@ enum GivenUp {
     NowIdle,
     /// `cancel_wait_timeout`
     TimedOut,
+    /// KILL or KILL_CLIENT
+    Killed,
     TooMany,
     /// It was passed on too often.
     PassedOnTooOften,
@@ -55,6 +58,7 @@ impl fmt::Display for GivenUp {
             GivenUp::UnknownKey => "failed cancel request",
             GivenUp::Idle => "cancel request for idle client",
             GivenUp::NowIdle => "not sending cancel request for client that is now idle",
+            GivenUp::Killed => "admin forced disconnect",
             GivenUp::TimedOut => "cancel_wait_timeout",
             GivenUp::TooMany => "too many cancel requests at once",
             GivenUp::PassedOnTooOften => "failed to forward cancel request because its TTL was exhausted",
@@ -117,7 +121,7 @@ impl CancelRequest {
             if client.running_query() != Some(query) {
                 return Err(GivenUp::NowIdle);
             }
-            listed.set_state(CancelState::Connecting);
+            listed.connecting();
             let (config, tls) = (self.pools.config(), self.pools.tls());
             let stream = cancel::connect(&server, &tls.dialer, &config.settings).await;
             let stream = stream.map_err(GivenUp::Failed)?;
@@ -125,8 +129,8 @@ impl CancelRequest {
             let guard = server.begin_cancel(client, query).ok_or(GivenUp::NowIdle)?;
             Ok(Some((turn, stream, guard)))
         };
-        let Some((_turn, stream, _guard)) = self.within_limit(wait).await? else { return Ok(()) };
-        listed.set_state(CancelState::Active);
+        let Some((_turn, stream, _guard)) = self.within_limit(&listed, wait).await? else { return Ok(()) };
+        listed.sending(cancel::ends(&stream, &server.address));
         cancel::send(stream, &server.cancel_key).await.map_err(|e| {
             // Nobody knows whether it will still arrive.
             server.set_close_needed();
@@ -140,11 +144,11 @@ impl CancelRequest {
         let listed = self.list(CancelTarget::Peer(peer_id))?;
         let wait = async {
             let turn = peer.turn().await.ok_or(GivenUp::PeerRemoved)?;
-            listed.set_state(CancelState::Connecting);
+            listed.connecting();
             Ok((turn, self.connect_to(&peer).await?))
         };
-        let (_turn, stream) = self.within_limit(wait).await?;
-        listed.set_state(CancelState::Active);
+        let (_turn, stream) = self.within_limit(&listed, wait).await?;
+        listed.sending(ends(&stream, peer.entry.port).ok());
         log_at!(Debug, "C-{:#x}: forwarding cancellation request to peer {peer_id}", self.id);
         cancel::send(stream, &key).await.map_err(GivenUp::Failed)
     }
@@ -169,9 +173,16 @@ impl CancelRequest {
     }
 
     /// `cancel_wait_timeout` is for the time until the request is sent.
-    async fn within_limit<T>(&self, wait: impl Future<Output = Result<T, GivenUp>>) -> Result<T, GivenUp> {
+    async fn within_limit<T>(
+        &self,
+        listed: &Listed,
+        wait: impl Future<Output = Result<T, GivenUp>>,
+    ) -> Result<T, GivenUp> {
         let limit = self.pools.config().settings.cancel_wait_timeout;
         let limit = if limit.is_zero() { Duration::MAX } else { limit };
-        tokio::time::timeout(limit, wait).await.unwrap_or(Err(GivenUp::TimedOut))
+        tokio::select! {
+            done = tokio::time::timeout(limit, wait) => done.unwrap_or(Err(GivenUp::TimedOut)),
+            () = listed.info().killed.notified() => Err(GivenUp::Killed),
+        }
     }
 }

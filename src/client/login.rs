@@ -101,7 +101,7 @@ impl Who {
 /// Takes a new client through its login. `None`: there is no session, and all is said.
 pub(super) async fn log_in(clients: &Arc<Clients>, worker: &Rc<Worker>, newcomer: Newcomer) -> Option<Session> {
     let Newcomer { mut stream, ends, is_proxied, slot, place: mut login_place, connect_us } = newcomer;
-    let id = clients.pools.registry.next_id();
+    let id = slot.id();
     let mut who = Who { id, ends, database: "(nodb)".into(), user: "(nouser)".into(), connect_us };
     match &who.ends {
         Ends::Tcp { peer, local } => who.log_at(Level::Debug, format_args!("P: got connection: {peer} -> {local}")),
@@ -117,8 +117,9 @@ pub(super) async fn log_in(clients: &Arc<Clients>, worker: &Rc<Worker>, newcomer
         let step = pin!(async {
             if is_proxied {
                 come_from(&config, &mut stream, &mut who, &mut login_place).await?;
+                slot.set_ends(&who.ends);
             }
-            identify(clients, worker.id, &config, &mut stream, &mut who, &mut login_place).await
+            identify(clients, worker.id, &config, &mut stream, &mut who, &mut login_place, &slot).await
         });
         within(left(), ClientError::LoginTimeout, step).await
     };
@@ -256,6 +257,7 @@ async fn identify(
     stream: &mut Stream,
     who: &mut Who,
     login_place: &mut LoginPlace,
+    slot: &ClientSlot,
 ) -> Result<Admitted, Refused> {
     let pools = &clients.pools;
     let startup = startup(clients, config, stream, who).await?;
@@ -273,6 +275,7 @@ async fn identify(
     }
     who.user.clone_from(&startup.user);
     who.database.clone_from(&startup.database);
+    slot.set_names(&startup.user, &startup.database);
     if log::is_wanted(Topic::Connections) {
         let replication = startup.walsender.as_ref().map_or("no", |walsender| walsender.kind.value());
         who.log(format_args!(
@@ -500,6 +503,7 @@ fn enter(
             let mut info = ClientInfo::new(who.id, key, who.ends.clone(), names.0, names.1, who.connect_us);
             info.replication = walsender.map(|walsender| walsender.kind);
             info.tls = stream.tls_description();
+            info.fd = stream.fd();
             info
         },
     );
@@ -526,6 +530,7 @@ fn enter(
         was_told: false,
         told: Told::default(),
         is_cut: false,
+        buffered: Default::default(),
         slot,
         _permits: permits,
     }

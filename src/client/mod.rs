@@ -18,6 +18,7 @@ mod end;
 mod cancel;
 pub(crate) mod timeouts;
 
+use std::os::fd::RawFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -31,10 +32,13 @@ use crate::net::clock;
 use crate::net::stream::{Detached, Stream};
 use crate::pool::Permit;
 use crate::pools::Pools;
-use crate::registry::{Ends, Registry};
-use crate::worker::{Placed, Worker};
+use crate::registry::{Ends, NewcomerInfo, Registry};
+use crate::worker::{Placed, SessionCell, Worker};
 use admission::{Admission, LoginPlace};
 use throttle::Throttle;
+
+/// What the session of a client takes, in bytes, without what it refers to.
+pub(crate) const SESSION_SIZE: usize = size_of::<session::Session>() + size_of::<SessionCell>();
 
 /// What all clients need, whichever worker they are on.
 pub(crate) struct Clients {
@@ -73,19 +77,42 @@ pub(crate) struct ConsoleClient {
 /// A connected client, in login at first; counted out when dropped.
 pub(crate) struct ClientSlot {
     registry: Arc<Registry>,
-    is_in_login: bool,
+    id: u64,
+    /// Its line in the registry while it is in its login.
+    newcomer: Option<Arc<NewcomerInfo>>,
 }
 
 impl ClientSlot {
-    pub(crate) fn new(registry: &Arc<Registry>) -> ClientSlot {
+    pub(crate) fn new(registry: &Arc<Registry>, ends: &Ends, fd: RawFd) -> ClientSlot {
         registry.connected.fetch_add(1, Ordering::Relaxed);
-        registry.in_login.fetch_add(1, Ordering::Relaxed);
-        ClientSlot { registry: Arc::clone(registry), is_in_login: true }
+        let id = registry.next_id();
+        let newcomer = Arc::new(NewcomerInfo::new(id, ends.clone(), fd, clock::now_us()));
+        registry.add_newcomer(&newcomer);
+        ClientSlot { registry: Arc::clone(registry), id, newcomer: Some(newcomer) }
+    }
+
+    /// What it is called in the log and in the console.
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    /// A balancer has told whom it comes from.
+    pub(crate) fn set_ends(&self, ends: &Ends) {
+        if let Some(newcomer) = &self.newcomer {
+            newcomer.set_ends(ends);
+        }
+    }
+
+    /// The startup packet has come.
+    pub(crate) fn set_names(&self, user: &str, database: &str) {
+        if let Some(newcomer) = &self.newcomer {
+            newcomer.set_names(user, database);
+        }
     }
 
     pub(crate) fn logged_in(&mut self) {
-        if std::mem::take(&mut self.is_in_login) {
-            self.registry.in_login.fetch_sub(1, Ordering::Relaxed);
+        if self.newcomer.take().is_some() {
+            self.registry.remove_newcomer(self.id);
         }
     }
 }

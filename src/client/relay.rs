@@ -7,6 +7,8 @@ use pgweir_config::PoolMode;
 
 use super::end::End;
 use super::session::Session;
+use crate::registry::Buffered;
+use crate::server::Server;
 
 /// Reads of one side in a row before others get a turn.
 const READS_MAX: usize = 16;
@@ -27,6 +29,10 @@ impl Session {
     pub(super) fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         for _ in 0..READS_MAX {
             self.check()?;
+            if self.worker.must_rest.get() && self.may_rest() {
+                self.cell.is_resting.set(true);
+                return Poll::Pending;
+            }
             if let Some(e) = self.cell.to_server.failure() {
                 // What it has said before its end is worth reading.
                 if self.poll_server(cx)? == Progress::Pending {
@@ -47,13 +53,26 @@ impl Session {
             let client = if is_server_ready { self.poll_client(cx)? } else { Progress::Pending };
             match client {
                 Progress::Released => return Poll::Ready(Ok(())),
-                Progress::Pending if server == Progress::Pending => return Poll::Pending,
+                Progress::Pending if server == Progress::Pending => {
+                    self.note_buffers();
+                    return Poll::Pending;
+                }
                 _ => {}
             }
         }
         self.worker.turn();
         cx.waker().wake_by_ref();
         Poll::Pending
+    }
+
+    /// Nothing is under way that came in part, either way.
+    fn may_rest(&self) -> bool {
+        let is_server_at_rest = |server: &Server| server.partial.is_empty() && server.replies.at_boundary();
+        self.partial.is_empty()
+            && self.requests.at_boundary()
+            && self.server.as_deref().is_none_or(is_server_at_rest)
+            && !self.cell.to_client.is_blocked()
+            && !self.cell.to_server.is_blocked()
     }
 
     /// The client has taken what it was sent: the server may be read.
@@ -194,6 +213,11 @@ impl Session {
     pub(super) fn release(&mut self) {
         self.note_prepared();
         let Some(server) = self.server.take() else { return };
+        if self.buffered != Default::default() {
+            server.info.buffers.set(Buffered::default());
+            self.cell.info.buffers.set(Buffered::default());
+            self.buffered = Default::default();
+        }
         self.cell.to_server.close();
         self.names.part();
         self.is_held = false;

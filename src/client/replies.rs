@@ -12,7 +12,7 @@ use crate::pools::ServerPool;
 use crate::registry::{ClientInfo, ServerInfo};
 use crate::relay::{Books, Edit, Event};
 use crate::server::Server;
-use crate::server::parameters::{APPLICATION_NAME, Parameters, Tracked};
+use crate::server::parameters::{Parameters, Tracked};
 
 /// What is listened for in a run of replies.
 struct Heard<'a> {
@@ -61,10 +61,8 @@ impl Heard<'_> {
         if let Some(asked) = restored {
             console::parameter_status(&mut self.restored, name, &**asked);
         }
-        if position == APPLICATION_NAME {
-            client.set_application_name(own.get(position));
-            server.set_application_name(there.get(position));
-        }
+        client.set_values(own.shared());
+        server.set_values(there.shared());
     }
 }
 

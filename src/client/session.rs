@@ -21,8 +21,9 @@ use crate::log::Level;
 use crate::net::stream::Stream;
 use crate::pool::{Permit, ServerState, WaitKey};
 use crate::pools::{Got, Membership, Pools, Waited, Waiting};
+use crate::registry::Buffered;
 use crate::relay::{Dialect, First, Names, Outstanding, Parses, Requests, SessionUse, Stop, Tracking};
-use crate::server::parameters::{APPLICATION_NAME, Parameters};
+use crate::server::parameters::Parameters;
 use crate::server::{Server, query};
 use crate::worker::{SessionCell, Worker};
 
@@ -73,6 +74,8 @@ pub(crate) struct Session {
     pub(super) told: Told,
     /// The client has got the beginning of a message that has no end: no other may follow.
     pub(super) is_cut: bool,
+    /// What the registry says of bytes under way, from the client and from its server.
+    pub(super) buffered: (Buffered, Buffered),
     /// Its place among the connected clients.
     pub(super) slot: ClientSlot,
     /// Its units of `max_db_client_connections` and `max_user_client_connections`.
@@ -160,14 +163,22 @@ impl Session {
             if self.cell.to_client.is_blocked() {
                 ready!(self.poll_drain_client(cx))?;
             }
+            if self.worker.must_rest.get() && self.partial.is_empty() {
+                self.cell.is_resting.set(true);
+                return Poll::Pending;
+            }
             let worker = Rc::clone(&self.worker);
             let mut scratch = worker.scratch.borrow_mut();
             let kept = self.partial.len();
             scratch[..kept].copy_from_slice(&self.partial);
-            let n = match ready!(self.stream.poll_read_into(cx, &mut scratch[kept..])) {
-                Ok(0) => return Poll::Ready(Err(End::ClientEof)),
-                Ok(n) => n,
-                Err(e) => return Poll::Ready(Err(End::ClientFailed(e))),
+            let n = match self.stream.poll_read_into(cx, &mut scratch[kept..]) {
+                Poll::Pending => {
+                    self.note_buffers();
+                    return Poll::Pending;
+                }
+                Poll::Ready(Ok(0)) => return Poll::Ready(Err(End::ClientEof)),
+                Poll::Ready(Ok(n)) => n,
+                Poll::Ready(Err(e)) => return Poll::Ready(Err(End::ClientFailed(e))),
             };
             self.partial.clear();
             if let Some(asked) = self.look(&scratch[..kept + n])? {
@@ -260,7 +271,10 @@ impl Session {
                 }
                 continue;
             };
-            let waited = ready!(waiting.pool.poll_wait(key, worker, cx));
+            let Poll::Ready(waited) = waiting.pool.poll_wait(key, worker, cx) else {
+                self.note_buffers();
+                return Poll::Pending;
+            };
             waiting.key = None;
             match waited {
                 Waited::Server(server) => return Poll::Ready(Ok(server)),
@@ -355,8 +369,9 @@ impl Session {
             done.await?;
             drop(run);
         }
-        server.info.set_application_name(server.parameters.get(APPLICATION_NAME));
+        server.info.set_values(server.parameters.shared());
         self.parameters = self.parameters.as_on(&server.parameters);
+        self.cell.info.set_values(self.parameters.shared());
         Ok(())
     }
 
@@ -454,6 +469,31 @@ impl Session {
             stats.client_parses.add(parses.client);
             stats.server_parses.add(parses.server);
             stats.binds.add(parses.binds);
+        }
+    }
+
+    /// For the console: what is under way when the session comes to rest.
+    pub(super) fn note_buffers(&mut self) {
+        let (to_client, to_server) = (self.cell.to_client.unsent_len(), self.cell.to_server.unsent_len());
+        let from_client = Buffered {
+            kept: self.partial.len() as u32,
+            message_left: self.requests.message_left() as u32,
+            unsent: to_server as u32,
+        };
+        let from_server = self.server.as_ref().map_or_else(Buffered::default, |server| Buffered {
+            kept: server.partial.len() as u32,
+            message_left: server.replies.message_left() as u32,
+            unsent: to_client as u32,
+        });
+        let now = (from_client, from_server);
+        // Nearly always nothing, as before.
+        if now == self.buffered {
+            return;
+        }
+        self.buffered = now;
+        self.cell.info.buffers.set(from_client);
+        if let Some(server) = &self.server {
+            server.info.buffers.set(from_server);
         }
     }
 

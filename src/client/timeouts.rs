@@ -29,7 +29,10 @@ pub(crate) async fn watch(worker: Rc<Worker>, pools: Arc<Pools>) {
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ticks.tick().await;
-        worker.load.note_busy();
+        worker.note_load();
+        if pools.is_suspended() {
+            continue;
+        }
         let (config, now_us) = (pools.config(), clock::now_us());
         let waits_for_servers = pools.shutdown() == Some(Shutdown::WaitForServers);
         let leaving = pools.leaving();

@@ -14,7 +14,7 @@ use super::login::Refused;
 use super::session::Session;
 use crate::pools::Got;
 use crate::server::connect::Welcome;
-use crate::server::parameters::{APPLICATION_NAME, Parameters};
+use crate::server::parameters::Parameters;
 
 /// Tells the client that it is in, as the server itself would, after what is `unsent` of its login.
 pub(super) async fn welcome(session: &mut Session, config: &Config, unsent: Vec<u8>) -> Result<(), Refused> {
@@ -56,7 +56,7 @@ pub(super) async fn greet(
         console::parameter_status(&mut out, name, own.map_or(value.as_str(), |own| own));
     }
     let info = &session.cell.info;
-    info.set_application_name(session.parameters.get(APPLICATION_NAME));
+    info.set_values(session.parameters.shared());
     info.cancel_key.backend_key_data(&mut out);
     if let Some(message) = config.settings.login_notify_message.as_deref().filter(|m| !m.is_empty()) {
         ErrorResponse::new(Severity::Notice, SqlState::SUCCESSFUL_COMPLETION, message).notice(&mut out);

@@ -83,6 +83,11 @@ impl Lane {
         !self.unsent.borrow().is_empty()
     }
 
+    /// How many bytes are left over.
+    pub(crate) fn unsent_len(&self) -> usize {
+        self.unsent.borrow().len()
+    }
+
     /// The peer is gone; an errno.
     pub(crate) fn failure(&self) -> Option<io::Error> {
         self.failed.get().map(io::Error::from_raw_os_error)

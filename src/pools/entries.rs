@@ -17,8 +17,10 @@ pub(crate) struct Database {
     pub(crate) servers: Arc<Quota>,
     /// Client connections, against `max_db_client_connections`.
     pub(crate) clients: Arc<Quota>,
-    /// PAUSE was said for it.
+    /// PAUSE was said for it, or KILL.
     paused: AtomicBool,
+    /// It was KILL without a database, which RESUME without a database ends.
+    killed: AtomicBool,
     /// DISABLE was said for it.
     disabled: AtomicBool,
 }
@@ -31,6 +33,7 @@ impl Database {
             servers: Arc::default(),
             clients: Arc::default(),
             paused: AtomicBool::new(false),
+            killed: AtomicBool::new(false),
             disabled: AtomicBool::new(false),
         }
     }
@@ -48,7 +51,19 @@ impl Database {
     }
 
     pub(crate) fn set_paused(&self, paused: bool) {
+        self.killed.store(false, Ordering::Relaxed);
         self.paused.store(paused, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_killed(&self) -> bool {
+        self.killed.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_killed(&self) {
+        // One that was paused by name is resumed by name.
+        if !self.paused.swap(true, Ordering::Relaxed) {
+            self.killed.store(true, Ordering::Relaxed);
+        }
     }
 
     pub(crate) fn is_disabled(&self) -> bool {

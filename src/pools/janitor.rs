@@ -21,6 +21,10 @@ impl Pools {
         ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             ticks.tick().await;
+            // As in PgBouncer, nothing moves.
+            if self.is_suspended() {
+                continue;
+            }
             self.open_forced();
             for pool in self.pools() {
                 self.close_idle(&pool);

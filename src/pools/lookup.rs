@@ -161,6 +161,15 @@ impl Lookups {
         self.entries().clear();
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.entries().len()
+    }
+
+    /// Bytes of an entry, without what it refers to.
+    pub(crate) fn entry_size(&self) -> usize {
+        size_of::<(Question, Answer)>()
+    }
+
     /// The iterations of users' SCRAM secrets; `None`: those who were found have others. As long
     /// as nobody was found, `default`: PostgreSQL makes SCRAM secrets if it is not told otherwise.
     pub(crate) fn expected_scram(&self, default: NonZeroU32) -> Option<NonZeroU32> {

@@ -22,6 +22,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use pgweir_config::Config;
 use tokio::runtime::Handle;
+use tokio::sync::watch;
 
 use crate::control::Shutdown;
 use crate::log::log_at;
@@ -63,6 +64,8 @@ pub(crate) struct Pools {
     starving: Arc<AtomicBool>,
     /// PAUSE without a database.
     paused: AtomicBool,
+    /// SUSPEND, for all who wait for its end.
+    suspended: watch::Sender<bool>,
     /// SHUTDOWN has begun: no new clients.
     ending: Ending,
 }
@@ -110,6 +113,7 @@ impl Pools {
             workers,
             starving: Arc::default(),
             paused: AtomicBool::new(false),
+            suspended: watch::Sender::new(false),
             ending: Ending::default(),
         };
         let config = pools.config();
@@ -194,6 +198,46 @@ impl Pools {
 
     pub(crate) fn is_paused(&self) -> bool {
         self.paused.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn is_suspended(&self) -> bool {
+        *self.suspended.borrow()
+    }
+
+    pub(crate) fn suspended(&self) -> watch::Receiver<bool> {
+        self.suspended.subscribe()
+    }
+
+    /// SUSPEND and its end; false if it was so already. Sessions are told by the crew.
+    pub(crate) fn set_suspended(&self, is_so: bool) -> bool {
+        self.suspended.send_if_modified(|suspended| std::mem::replace(suspended, is_so) != is_so)
+    }
+
+    /// KILL: as PAUSE, and what is idle or waits to be sent is given up. Clients are the crew's.
+    pub(crate) fn kill(&self, database: Option<&Database>) {
+        match database {
+            Some(database) => self.pause(Some(database)),
+            None => {
+                for pool in self.pools() {
+                    pool.database.set_killed();
+                    pool.pause();
+                }
+            }
+        }
+        for cancel in self.registry.cancels() {
+            if database.is_none_or(|database| cancel.is_for(&database.name)) {
+                cancel.killed.notify_one();
+            }
+        }
+    }
+
+    /// RESUME after a KILL without a database; false if there was none.
+    pub(crate) fn resume_killed(&self) -> bool {
+        let killed: Vec<_> = self.databases().into_iter().filter(|database| database.is_killed()).collect();
+        for database in &killed {
+            self.resume(Some(database));
+        }
+        !killed.is_empty()
     }
 
     /// How the process is about to end, if it is.

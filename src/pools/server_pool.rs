@@ -15,7 +15,7 @@ use super::stats::{self, Stats};
 use super::testing::Test;
 use crate::net::clock;
 use crate::pool::{Checkout, Counts, Idle, Limits, Pool, Released, ServerState, WaitKey};
-use crate::registry::{ServerInfo, ServerPhase};
+use crate::registry::{Dial, ServerInfo, ServerPhase};
 use crate::relay::SessionUse;
 use crate::server::Server;
 use crate::server::connect::{ServerSecret, Welcome};
@@ -247,6 +247,9 @@ impl ServerPool {
         for info in self.servers() {
             info.set_close_needed();
         }
+        for dial in self.dials() {
+            dial.set_close_needed();
+        }
         for server in self.core.take_idle(|_, _, _| true) {
             server.close("database configuration changed");
         }
@@ -261,6 +264,14 @@ impl ServerPool {
         let mut servers = pools.registry.servers();
         servers.retain(|s| s.database == self.database.name && s.user == self.user.name);
         servers
+    }
+
+    /// The records of its connections that are being made.
+    fn dials(&self) -> Vec<Arc<Dial>> {
+        let Some(pools) = self.pools.upgrade() else { return Vec::new() };
+        let mut dials = pools.registry.dials();
+        dials.retain(|dial| dial.database == self.database.name && dial.user == self.user.name);
+        dials
     }
 
     // Failing logins

@@ -1,7 +1,7 @@
 //! Cancel requests: which are under way, and what keeps them from hitting a later query.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 
 use tokio::sync::{Mutex, MutexGuard, Notify};
 
@@ -45,11 +45,38 @@ pub(crate) struct CancelInfo {
     pub(crate) target: CancelTarget,
     pub(crate) connect_us: u64,
     state: AtomicU8,
+    /// Id of the connection that it is sent on; 0: there is none yet.
+    sent_as: AtomicU64,
+    /// The ends of that connection, once it is there.
+    sent_on: std::sync::Mutex<Option<Ends>>,
+    /// KILL or KILL_CLIENT: it is given up, if it was not sent yet.
+    pub(crate) killed: Notify,
 }
 
 impl CancelInfo {
     pub(crate) fn new(id: u64, ends: Ends, tls: Option<Arc<str>>, target: CancelTarget, connect_us: u64) -> CancelInfo {
-        CancelInfo { id, ends, tls, target, connect_us, state: AtomicU8::new(CancelState::Waiting as u8) }
+        CancelInfo {
+            id,
+            ends,
+            tls,
+            target,
+            connect_us,
+            state: AtomicU8::new(CancelState::Waiting as u8),
+            sent_as: AtomicU64::new(0),
+            sent_on: std::sync::Mutex::default(),
+            killed: Notify::new(),
+        }
+    }
+
+    /// Id of the connection that it is sent on, and its ends as far as they are known.
+    pub(crate) fn sent_on(&self) -> (u64, Option<Ends>) {
+        let ends = self.sent_on.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        (self.sent_as.load(Ordering::Relaxed), ends)
+    }
+
+    /// It is for a server of this database.
+    pub(crate) fn is_for(&self, database: &str) -> bool {
+        matches!(&self.target, CancelTarget::Server(server) if &*server.database == database)
     }
 
     pub(crate) fn set_state(&self, state: CancelState) {
@@ -88,8 +115,20 @@ pub(crate) struct Listed {
 }
 
 impl Listed {
-    pub(crate) fn set_state(&self, state: CancelState) {
-        self.info.set_state(state);
+    pub(crate) fn info(&self) -> &CancelInfo {
+        &self.info
+    }
+
+    /// A connection is being made for it.
+    pub(crate) fn connecting(&self) {
+        self.info.sent_as.store(self.registry.next_id(), Ordering::Relaxed);
+        self.info.set_state(CancelState::Connecting);
+    }
+
+    /// It is sent on a connection with these ends.
+    pub(crate) fn sending(&self, ends: Option<Ends>) {
+        *self.info.sent_on.lock().unwrap_or_else(PoisonError::into_inner) = ends;
+        self.info.set_state(CancelState::Active);
     }
 }
 

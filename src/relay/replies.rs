@@ -108,6 +108,12 @@ impl Replies {
         self.body_left == 0
     }
 
+    /// Bytes of the message under way that have not come yet.
+    #[inline]
+    pub(crate) fn message_left(&self) -> usize {
+        self.body_left
+    }
+
     /// Settles what `buf` answers and returns how much of it to forward, but for `edits`, which
     /// are added in their order; the rest, at most `WHOLE_MESSAGE_MAX` bytes, must be kept until
     /// more has come.

@@ -98,6 +98,12 @@ impl Requests {
         self.body_left == 0
     }
 
+    /// Bytes of the message under way that have not come yet.
+    #[inline]
+    pub(crate) fn message_left(&self) -> usize {
+        self.body_left
+    }
+
     /// Tracking was turned off: what was gathered of a Parse goes to the server as it is, and its
     /// rest behind it.
     pub(crate) fn give_up_collected(&mut self, owed: &mut Outstanding) -> Vec<u8> {

@@ -11,7 +11,7 @@ use super::connect::{SecureError, dial, secure};
 use crate::net::stream::Stream;
 use crate::net::tcp::TcpOptions;
 use crate::net::tls::Dialer;
-use crate::registry::{Address, ServerInfo};
+use crate::registry::{Address, Ends, ServerInfo};
 
 /// How long a request that was sent may take until the other side closes the connection. A peer
 /// may have to wait for its server.
@@ -33,6 +33,16 @@ pub(crate) async fn connect(server: &ServerInfo, tls: &Dialer, settings: &Settin
         Ok(stream)
     };
     within(connect_limit(settings), made).await
+}
+
+/// Both ends of a connection to a server.
+pub(crate) fn ends(stream: &Stream, address: &Address) -> Option<Ends> {
+    let port = match address {
+        Address::Tcp(peer) => peer.port(),
+        // The port stands behind the last dot of the name.
+        Address::Unix(path) => path.rsplit('.').next().and_then(|port| port.parse().ok()).unwrap_or(0),
+    };
+    super::connect::ends(stream, port).ok()
 }
 
 /// Connects to a peer. As PgBouncer's, it gets its requests without TLS, which

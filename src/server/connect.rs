@@ -30,9 +30,9 @@ use crate::net::stream::Stream;
 use crate::net::tcp::TcpOptions;
 use crate::net::tls::TlsSetup;
 use crate::pool::Permit;
-use crate::registry::{Address, Ends, Registry, ServerInfo};
+use crate::registry::{Address, Dial, Dialing, Ends, Registry, ServerInfo};
 use crate::relay::{Outstanding, Prepared, Replies};
-pub(crate) use dial::dial;
+pub(crate) use dial::{dial, ends};
 pub(crate) use error::{ConnectError, Step};
 use fallbacks::{FALLBACK_TTL, Fallbacks};
 pub(crate) use secure::{SecureError, secure};
@@ -143,6 +143,7 @@ struct Attempt<'a> {
     /// `None`: as long as it takes.
     deadline: Option<Instant>,
     step: Step,
+    listed: Dialing,
 }
 
 /// A login that worked.
@@ -156,14 +157,18 @@ struct Session {
 
 impl<'a> Attempt<'a> {
     fn new(connector: &'a Connector, target: &'a Target) -> Attempt<'a> {
+        let (id, start_us) = (connector.registry.next_id(), clock::now_us());
+        let (user, database) = (Arc::clone(&target.user), Arc::clone(&target.database));
+        let dial = Dial::new(id, user, database, target.replication, start_us);
         let at = target.hosts.first().map_or_else(String::new, |host| format!("{host}:{}", target.port));
         Attempt {
             connector,
             target,
-            prefix: Prefix { id: connector.registry.next_id(), target, at: at.clone() },
-            start_us: clock::now_us(),
+            prefix: Prefix { id, target, at: at.clone() },
+            start_us,
             deadline: (!target.timeout.is_zero()).then(|| Instant::now() + target.timeout),
             step: Step::Connecting(at),
+            listed: connector.registry.add_dial(dial),
         }
     }
 
@@ -294,12 +299,14 @@ impl<'a> Attempt<'a> {
         self.step = Step::Connecting(self.prefix.at.clone());
         self.log(Level::Debug, format_args!("launching new connection to server"));
         let share = |deadline: Instant| deadline.saturating_duration_since(Instant::now()) / left as u32;
+        self.listed.dial.set_socket(None);
         let dialled =
             tokio::time::timeout(self.deadline.map_or(Duration::MAX, share), dial(address, Some(&target.tcp))).await;
         let failed = |error| ConnectError::Connect { address: address.clone(), error };
         let mut stream = dialled.map_err(|_| ConnectError::Timeout(self.step.clone()))?.map_err(failed)?;
-        let ends = dial::ends(&stream, target.port).map_err(failed)?;
+        let ends = ends(&stream, target.port).map_err(failed)?;
         self.prefix.at = ends.to_string();
+        self.listed.dial.set_socket(Some((ends.clone(), stream.fd())));
         if log::is_wanted(Topic::Connections) {
             match &ends {
                 Ends::Tcp { local, .. } => {
@@ -367,6 +374,8 @@ impl<'a> Attempt<'a> {
         let mut info = ServerInfo::new(self.prefix.id, ends, address, user, database, cancel_key, self.start_us);
         info.replication = self.target.replication;
         info.tls = stream.tls_description();
+        info.fd = stream.fd();
+        info.set_values(parameters.shared());
         info.host = Some(host);
         Server {
             socket: Socket::Attached(stream),

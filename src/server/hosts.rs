@@ -156,7 +156,6 @@ impl Hosts {
     }
 
     /// For SHOW DNS_ZONES.
-    #[expect(dead_code, reason = "SHOW DNS_ZONES is to read it")]
     pub(crate) fn zones(&self) -> Vec<ZoneRow> {
         let cache = self.cache();
         cache.zones.rows(cache.names.keys().map(String::as_str))
@@ -170,6 +169,11 @@ impl Hosts {
     pub(crate) fn counts(&self) -> (usize, usize) {
         let cache = self.cache();
         (cache.names.len(), cache.names.values().filter(|name| name.is_looked_up()).count())
+    }
+
+    /// Bytes of an entry, without what it refers to.
+    pub(crate) fn entry_size(&self) -> usize {
+        size_of::<(String, Name)>()
     }
 
     /// Joins the lookup of `name` that is under way, or begins one.

@@ -17,12 +17,11 @@ pub(crate) struct Tracked {
     names: Vec<String>,
 }
 
-/// PgBouncer's own list, to which `track_extra_parameters` adds.
+/// PgBouncer's own list, in the order of the registry's positions, to which `track_extra_parameters` adds.
 const ALWAYS: [&str; 5] =
     ["client_encoding", "DateStyle", "TimeZone", "standard_conforming_strings", "application_name"];
 
-/// Where `application_name` stands among the tracked names.
-pub(crate) const APPLICATION_NAME: usize = 4;
+pub(crate) use crate::registry::{APPLICATION_NAME, Values};
 
 impl Tracked {
     pub(crate) fn new<'a>(extra: impl IntoIterator<Item = &'a str>) -> Tracked {
@@ -44,9 +43,6 @@ impl Tracked {
         &self.names[position]
     }
 }
-
-/// A value for each tracked name; `None` where none is known.
-type Values = Box<[Option<Arc<str>>]>;
 
 /// A value for each tracked name; `None` where none is known.
 #[derive(Debug, Clone)]
@@ -120,9 +116,9 @@ impl Shared {
     }
 
     fn dialect(&mut self, values: &[Option<Arc<str>>]) -> u64 {
-        let mut nameless: Values = values.into();
+        let mut nameless = values.to_vec();
         nameless[APPLICATION_NAME] = None;
-        *self.dialects.entry(nameless).or_insert_with(|| {
+        *self.dialects.entry(nameless.into()).or_insert_with(|| {
             self.last_dialect += 1;
             self.last_dialect
         })
@@ -152,6 +148,11 @@ impl Parameters {
     #[inline]
     pub(crate) fn dialect(&self) -> u64 {
         self.0.dialect
+    }
+
+    /// All values, for the registry.
+    pub(crate) fn shared(&self) -> &Values {
+        &self.0.values
     }
 
     pub(crate) fn get(&self, position: usize) -> Option<&Arc<str>> {

@@ -11,6 +11,7 @@ mod auth_query;
 mod bulk;
 mod cancel;
 mod console;
+mod console_commands;
 mod console_protocol;
 mod copy;
 mod dns;

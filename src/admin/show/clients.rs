@@ -1,21 +1,27 @@
 //! SHOW CLIENTS
 
-use super::sockets::Socket;
+use super::sockets::{Socket, remote_pid};
 use crate::admin::table::Row;
 use crate::net::clock;
 use crate::pools::Pools;
-use crate::registry::{CancelInfo, CancelState, CancelTarget, ClientInfo, ClientState, Ends};
+use crate::registry::{
+    APPLICATION_NAME, Buffered, CancelInfo, CancelState, CancelTarget, ClientInfo, ClientState, NewcomerInfo,
+};
 
 pub(super) fn show(pools: &Pools) -> Vec<Row> {
     let listen_port = pools.config().settings.listen_port;
+    let cancels = pools.registry.cancels();
+    let sockets = list(pools).into_iter().chain(cancels.iter().map(|cancel| canceling(cancel)));
+    sockets.map(|socket| socket.row(listen_port)).collect()
+}
+
+/// Pool by pool, those that wait behind the others; oldest first, as they come.
+pub(super) fn list(pools: &Pools) -> Vec<Socket> {
     let now_us = clock::now_us();
     let mut clients = pools.registry.clients();
-    // Pool by pool, those that wait behind the others; oldest first, as they come.
     clients.sort_by(|a, b| (&a.database, &a.user, is_waiting(a)).cmp(&(&b.database, &b.user, is_waiting(b))));
     let listed = clients.iter().filter_map(|client| Some((client, state_name(client)?)));
-    let rows = listed.map(|(client, state)| socket(client, state, now_us).row(listen_port));
-    let cancels = pools.registry.cancels();
-    rows.chain(cancels.iter().map(|cancel| canceling(cancel).row(listen_port))).collect()
+    listed.map(|(client, state)| socket(client, state, now_us)).collect()
 }
 
 fn is_waiting(client: &ClientInfo) -> bool {
@@ -32,17 +38,51 @@ fn state_name(client: &ClientInfo) -> Option<&'static str> {
     }
 }
 
+/// Clients that are not logged in yet. One that waits for what its server has to say at the
+/// login is a client of its pool already.
+pub(super) fn newcomers(pools: &Pools) -> Vec<Socket> {
+    let known: Vec<u64> = pools.registry.clients().iter().map(|client| client.id).collect();
+    let mut newcomers = pools.registry.newcomers();
+    newcomers.retain(|newcomer| !known.contains(&newcomer.id));
+    newcomers.iter().map(|newcomer| logging_in(newcomer)).collect()
+}
+
+fn logging_in(newcomer: &NewcomerInfo) -> Socket {
+    let ends = newcomer.ends();
+    let (user, database) = newcomer.names().unwrap_or_else(|| ("(nouser)".into(), "(nodb)".into()));
+    Socket {
+        kind: "C",
+        id: newcomer.id,
+        remote_pid: remote_pid(&ends),
+        ends: Some(ends),
+        user,
+        database,
+        replication: None,
+        state: "cl_login",
+        connect_us: newcomer.connect_us,
+        request_us: newcomer.connect_us,
+        wait_us: 0,
+        close_needed: false,
+        link: 0,
+        tls: None,
+        application_name: None,
+        prepared: 0,
+        buffered: Buffered::default(),
+    }
+}
+
 /// A client of its own is who asks for a cancel.
-fn canceling(cancel: &CancelInfo) -> Socket<'_> {
-    let (database, link) = match &cancel.target {
-        CancelTarget::Server(server) => (&*server.database, server.id),
-        CancelTarget::Peer(_) => ("(nodb)", 0),
+fn canceling(cancel: &CancelInfo) -> Socket {
+    let database = match &cancel.target {
+        CancelTarget::Server(server) => server.database.clone(),
+        CancelTarget::Peer(_) => "(nodb)".into(),
     };
+    let (link, _) = cancel.sent_on();
     Socket {
         kind: "C",
         id: cancel.id,
-        ends: &cancel.ends,
-        user: "(nouser)",
+        ends: Some(cancel.ends.clone()),
+        user: "(nouser)".into(),
         database,
         replication: None,
         state: match cancel.state() {
@@ -55,28 +95,21 @@ fn canceling(cancel: &CancelInfo) -> Socket<'_> {
         close_needed: false,
         link,
         remote_pid: remote_pid(&cancel.ends),
-        tls: cancel.tls.as_deref(),
+        tls: cancel.tls.clone(),
         application_name: None,
         prepared: 0,
+        buffered: Buffered::default(),
     }
 }
 
-/// Nobody tells it over TCP.
-fn remote_pid(ends: &Ends) -> Option<u32> {
-    match ends {
-        Ends::Unix { peer_pid, .. } => *peer_pid,
-        Ends::Tcp { .. } => None,
-    }
-}
-
-fn socket<'a>(client: &'a ClientInfo, state: &'a str, now_us: u64) -> Socket<'a> {
+fn socket(client: &ClientInfo, state: &'static str, now_us: u64) -> Socket {
     let query_us = client.query_us();
     Socket {
         kind: "C",
         id: client.id,
-        ends: &client.ends,
-        user: &client.user,
-        database: &client.database,
+        ends: Some(client.ends.clone()),
+        user: client.user.clone(),
+        database: client.database.clone(),
         replication: client.replication,
         state,
         connect_us: client.connect_us,
@@ -85,8 +118,9 @@ fn socket<'a>(client: &'a ClientInfo, state: &'a str, now_us: u64) -> Socket<'a>
         close_needed: false,
         link: client.link(),
         remote_pid: remote_pid(&client.ends),
-        tls: client.tls.as_deref(),
-        application_name: client.application_name(),
+        tls: client.tls.clone(),
+        application_name: client.value(APPLICATION_NAME),
         prepared: client.prepared(),
+        buffered: client.buffers.get(),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use super::users;
+use super::{dns_zones, users};
 use crate::admin::table::{Row, row};
 use crate::pools::Pools;
 
@@ -19,14 +19,14 @@ pub(super) fn show(pools: &Pools) -> Vec<Row> {
         ("peers", pools.config().peers.len()),
         ("pools", all.len() + 1),
         ("peer_pools", pools.peers.ids().len()),
-        // What we have none of: memory kept for later, DNS zones.
+        // What we have none of: memory kept for later.
         ("free_clients", 0),
         ("used_clients", count(registry.connected.load(Relaxed))),
-        ("login_clients", count(registry.in_login.load(Relaxed))),
+        ("login_clients", registry.newcomers_count()),
         ("free_servers", 0),
         ("used_servers", count(servers)),
         ("dns_names", dns_names),
-        ("dns_zones", 0),
+        ("dns_zones", dns_zones::count(pools)),
         ("dns_queries", dns_queries),
         ("dns_pending", 0),
     ];

@@ -6,19 +6,23 @@ mod clients;
 mod config;
 mod databases;
 mod dns_hosts;
+mod dns_zones;
+mod fds;
 mod help;
 mod lists;
+mod mem;
 pub(super) mod parameters;
 mod peers;
 mod pools;
 mod prepared_statements;
 mod servers;
 mod session_use;
-mod sockets;
+pub(super) mod sockets;
 mod state;
 mod stats;
 mod users;
 mod version;
+mod workers;
 
 use pgweir_proto::admin_error::AdminError;
 
@@ -35,14 +39,25 @@ struct Show {
     rows: fn(&Console) -> Vec<Row>,
 }
 
+/// Shows what `stats_users` may not see: the keys that queries are cancelled with.
+const FDS: &str = "fds";
+
 /// All of them.
 const ALL: &[Show] = &[
+    Show {
+        name: "active_sockets",
+        columns: columns::SOCKETS_DEBUG,
+        rows: |console| sockets::show_active(&console.pools),
+    },
     Show { name: "certificates", columns: columns::CERTIFICATES, rows: |console| certificates::show(&console.pools) },
     Show { name: "clients", columns: columns::SOCKETS, rows: |console| clients::show(&console.pools) },
     Show { name: "config", columns: columns::CONFIG, rows: |console| config::show(&console.pools) },
     Show { name: "databases", columns: columns::DATABASES, rows: |console| databases::show(&console.pools) },
     Show { name: "dns_hosts", columns: columns::DNS_HOSTS, rows: |console| dns_hosts::show(&console.pools) },
+    Show { name: "dns_zones", columns: columns::DNS_ZONES, rows: |console| dns_zones::show(&console.pools) },
+    Show { name: FDS, columns: columns::FDS, rows: |console| fds::show(&console.pools) },
     Show { name: "lists", columns: columns::LISTS, rows: |console| lists::show(&console.pools) },
+    Show { name: "mem", columns: columns::MEM, rows: |console| mem::show(&console.pools, &console.roster) },
     Show { name: "peers", columns: columns::PEERS, rows: |console| peers::show(&console.pools) },
     Show { name: "peer_pools", columns: columns::PEER_POOLS, rows: |console| peers::show_pools(&console.pools) },
     Show { name: "pools", columns: columns::POOLS, rows: |console| pools::show(&console.pools) },
@@ -53,6 +68,7 @@ const ALL: &[Show] = &[
     },
     Show { name: "servers", columns: columns::SOCKETS, rows: |console| servers::show(&console.pools) },
     Show { name: "session_use", columns: columns::SESSION_USE, rows: |console| session_use::show(&console.pools) },
+    Show { name: "sockets", columns: columns::SOCKETS_DEBUG, rows: |console| sockets::show(&console.pools) },
     Show { name: "state", columns: columns::STATE, rows: |console| state::show(&console.pools) },
     Show { name: "stats", columns: columns::STATS, rows: |console| stats::show(&console.stats) },
     Show {
@@ -64,6 +80,7 @@ const ALL: &[Show] = &[
     Show { name: "totals", columns: columns::TOTALS, rows: |console| stats::show_all(&console.stats) },
     Show { name: "users", columns: columns::USERS, rows: |console| users::show(&console.pools) },
     Show { name: "version", columns: columns::VERSION, rows: |_| version::show() },
+    Show { name: "workers", columns: columns::WORKERS, rows: |console| workers::show(&console.roster) },
 ];
 
 fn named(what: &str) -> Option<&'static Show> {
@@ -83,6 +100,9 @@ pub(super) fn columns(what: &str) -> Option<Option<Columns>> {
 pub(super) fn show(session: &Session, what: &str) -> Result<Option<Reply>, AdminError> {
     if is_help(what) {
         return Ok(Some(help::show()));
+    }
+    if what.eq_ignore_ascii_case(FDS) {
+        session.require_admin()?;
     }
     let table = named(what).map(|show| Table { columns: show.columns, rows: (show.rows)(&session.console) });
     Ok(table.or_else(|| parameters::show(what)).map(Reply::rows))

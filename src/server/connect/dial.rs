@@ -41,7 +41,7 @@ pub(crate) async fn dial(address: &Address, tcp: Option<&TcpOptions>) -> io::Res
 }
 
 /// Both ends of a socket made by `dial`. `port` is the one in a Unix socket's name.
-pub(super) fn ends(stream: &Stream, port: u16) -> io::Result<Ends> {
+pub(crate) fn ends(stream: &Stream, port: u16) -> io::Result<Ends> {
     Ok(match stream.addresses()? {
         Some((peer, local)) => Ends::Tcp { peer, local },
         None => {
