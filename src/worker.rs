@@ -373,13 +373,13 @@ impl Worker {
     pub(crate) fn kill(&self, doomed: &Doomed) -> Vec<u64> {
         let mut ids = Vec::new();
         self.each_session(|cell| {
-            let is_meant = match doomed {
-                Doomed::All => true,
-                Doomed::OfDatabase(name) => cell.info.database == *name,
-                Doomed::Client(id) => cell.info.id == *id,
+            let (is_meant, error) = match doomed {
+                Doomed::All => (true, ClientError::DatabaseKilled),
+                Doomed::OfDatabase(name) => (cell.info.database == *name, ClientError::DatabaseKilled),
+                Doomed::Client(id) => (cell.info.id == *id, ClientError::AdminDisconnect),
             };
             if is_meant {
-                cell.kill(ClientError::AdminDisconnect, true);
+                cell.kill(error, true);
                 ids.push(cell.info.id);
             }
         });

@@ -129,6 +129,8 @@ pub enum ClientError {
     // From the outside
     /// KILL_CLIENT.
     AdminDisconnect,
+    /// KILL, for which PgBouncer has no words of its own.
+    DatabaseKilled,
     /// SUSPEND could wait no longer for what it had under way.
     SuspendTimeout,
     /// SHUTDOWN WAIT_FOR_SERVERS, to those who wait for a server.
@@ -224,6 +226,7 @@ impl ClientError {
             E::StatementsTooLarge => "prepared statements take too much memory (max_client_prepared_size)",
             E::OutOfStep => "a COPY has failed amidst a pipeline: its replies cannot be told apart",
             E::SuspendTimeout => "suspend_timeout",
+            E::DatabaseKilled => "database removed",
             E::AdminDisconnect => "admin forced disconnect",
             E::ServerShuttingDown => "server shutting down",
             E::DatabaseRemoved => "database removed",
@@ -265,7 +268,9 @@ impl ClientError {
             }
             E::BadReplication(_) => SqlState::INVALID_PARAMETER_VALUE,
             E::ServerCrashed => SqlState::CONNECTION_FAILURE,
-            E::AdminDisconnect | E::SuspendTimeout | E::ServerShuttingDown => SqlState::ADMIN_SHUTDOWN,
+            E::AdminDisconnect | E::DatabaseKilled | E::SuspendTimeout | E::ServerShuttingDown => {
+                SqlState::ADMIN_SHUTDOWN
+            }
             E::BadPacketHeader(_)
             | E::OldProtocol
             | E::BadStartupLayout

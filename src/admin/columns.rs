@@ -217,6 +217,27 @@ pub(super) const MEM: Columns = &[("name", Text), ("size", Int4), ("used", Int4)
 pub(super) const DNS_ZONES: Columns = &[("zonename", Text), ("serial", Int8), ("count", Int4)];
 
 /// Not one of PgBouncer's.
+pub(super) const LATENCIES: Columns = &[
+    ("database", Text),
+    ("user", Text),
+    ("assignments", Int8),
+    ("wait_p50_us", Int8),
+    ("wait_p90_us", Int8),
+    ("wait_p99_us", Int8),
+    ("wait_max_us", Int8),
+    ("queries", Int8),
+    ("query_p50_us", Int8),
+    ("query_p90_us", Int8),
+    ("query_p99_us", Int8),
+    ("query_max_us", Int8),
+    ("xacts", Int8),
+    ("xact_p50_us", Int8),
+    ("xact_p90_us", Int8),
+    ("xact_p99_us", Int8),
+    ("xact_max_us", Int8),
+];
+
+/// Not one of PgBouncer's.
 pub(super) const WORKERS: Columns = &[
     ("worker", Int4),
     ("thread_id", Int4),

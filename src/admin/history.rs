@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pgweir_config::CONSOLE_DATABASE;
 
+use super::latencies::LatencyHistory;
 use crate::log::log_at;
 use crate::net::clock;
 use crate::pools::Pools;
@@ -23,6 +24,7 @@ pub(crate) struct StatsHistory {
     console_logins: AtomicU64,
     console_commands: AtomicU64,
     looks: Mutex<Looks>,
+    pub(super) latencies: LatencyHistory,
 }
 
 struct Looks {
@@ -55,6 +57,7 @@ impl StatsHistory {
             console_logins: AtomicU64::new(0),
             console_commands: AtomicU64::new(0),
             looks: Mutex::new(looks),
+            latencies: LatencyHistory::default(),
         })
     }
 
@@ -64,6 +67,7 @@ impl StatsHistory {
             let period = self.pools.config().settings.stats_period;
             tokio::time::sleep(period.max(Duration::from_secs(1))).await;
             let all = self.look();
+            self.latencies.look(&self.pools);
             if self.pools.config().settings.log_stats {
                 log_at!(Log, "{}", log_line(&all));
             }

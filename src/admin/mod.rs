@@ -12,6 +12,7 @@ mod extended;
 mod history;
 mod inbox;
 mod kill;
+mod latencies;
 mod parse;
 mod pause;
 mod reply;

@@ -46,7 +46,9 @@ impl Session {
         });
         let (server, welcome) = claimed.await?;
         let waited_us = self.worker.now_us().saturating_sub(began_us);
-        self.member.pool.stats(self.worker.id).wait_time_us.add(waited_us);
+        let stats = self.member.pool.stats(self.worker.id);
+        stats.wait_time_us.add(waited_us);
+        stats.latencies().wait.add(waited_us);
         self.cell.info.end_wait();
         self.parameters = server.parameters.clone();
         // The server itself goes back to what its login asked for.

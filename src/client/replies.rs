@@ -165,12 +165,16 @@ impl Session {
         let (info, stats) = (&self.cell.info, self.member.pool.stats(self.worker.id));
         if self.is_in_query {
             self.is_in_query = false;
-            stats.query_time_us.add(now_us.saturating_sub(info.query_us()));
+            let query_us = now_us.saturating_sub(info.query_us());
+            stats.query_time_us.add(query_us);
+            stats.latencies().query.add(query_us);
             info.set_query_us(0);
         }
         info.set_request_us(now_us);
         if server.outstanding.is_idle() {
-            stats.xact_time_us.add(now_us.saturating_sub(info.xact_us()));
+            let xact_us = now_us.saturating_sub(info.xact_us());
+            stats.xact_time_us.add(xact_us);
+            stats.latencies().xact.add(xact_us);
             info.set_xact_us(0);
         } else {
             self.cell.is_idle_in_transaction.set(true);

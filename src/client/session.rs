@@ -246,7 +246,9 @@ impl Session {
         self.cell.info.begin_wait(began_us);
         let server = poll_fn(|cx| self.poll_wait(&mut waiting, cx)).await?;
         let waited_us = self.worker.now_us().saturating_sub(began_us);
-        self.member.pool.stats(self.worker.id).wait_time_us.add(waited_us);
+        let stats = self.member.pool.stats(self.worker.id);
+        stats.wait_time_us.add(waited_us);
+        stats.latencies().wait.add(waited_us);
         self.cell.info.end_wait();
         self.cell.was_notified.set(false);
         self.link(server);

@@ -6,6 +6,7 @@ mod ending;
 pub(crate) mod entries;
 mod failing;
 mod janitor;
+pub(crate) mod latencies;
 mod launch;
 pub(crate) mod lookup;
 mod peers;

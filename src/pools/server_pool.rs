@@ -10,8 +10,9 @@ use pgweir_proto::client_error::ClientError;
 use super::Pools;
 use super::entries::{Database, User};
 use super::failing::Failing;
+use super::latencies::Times;
 use super::policy::Policy;
-use super::stats::{self, Stats};
+use super::stats::{self, Stats, Totals};
 use super::testing::Test;
 use crate::net::clock;
 use crate::pool::{Checkout, Counts, Idle, Limits, Pool, Released, ServerState, WaitKey};
@@ -150,6 +151,18 @@ impl ServerPool {
     /// What its clients did that needs a session, by `SessionUse::kind`.
     pub(crate) fn session_uses(&self) -> [u64; SessionUse::KINDS] {
         stats::session_uses(&self.stats)
+    }
+
+    /// How long its clients wait, and their queries and transactions take. `is_taken` begins a new
+    /// stretch of time for the maxima.
+    pub(crate) fn times(&self, is_taken: bool) -> [Times; 3] {
+        stats::times(&self.stats, is_taken)
+    }
+
+    pub(crate) fn totals(&self) -> Totals {
+        let mut totals = Totals::default();
+        totals.add_all(&self.stats);
+        totals
     }
 
     pub(crate) fn counts(&self) -> Counts {

@@ -3,8 +3,9 @@
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
+use super::latencies::{Latencies, Times};
 use crate::relay::SessionUse;
 
 /// A counter with one writer.
@@ -16,6 +17,10 @@ impl Counter {
     #[inline]
     pub(crate) fn add(&self, n: u64) {
         self.0.store(self.0.load(Ordering::Relaxed).wrapping_add(n), Ordering::Relaxed);
+    }
+
+    pub(super) fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
     }
 }
 
@@ -30,6 +35,8 @@ macro_rules! stats {
             $($(#[$doc])* pub(crate) $name: Counter,)*
             /// What needs a session, by `SessionUse::kind`, from clients that have none.
             pub(crate) session_uses: SessionUses,
+            /// `None` until the worker has something to count: 6 KB.
+            latencies: OnceLock<Box<Latencies>>,
         }
 
         /// Their sums over workers, pools, or a stretch of time.
@@ -72,6 +79,23 @@ stats! {
     server_parses,
     binds,
     client_logins,
+}
+
+impl Stats {
+    #[inline]
+    pub(crate) fn latencies(&self) -> &Latencies {
+        self.latencies.get_or_init(Box::default)
+    }
+}
+
+/// What the workers of one pool have counted of waits, queries and transactions.
+pub(super) fn times(workers: &[Stats], is_taken: bool) -> [Times; 3] {
+    let all = || workers.iter().filter_map(|stats| stats.latencies.get());
+    [
+        Times::of(all().map(|latencies| &latencies.wait), is_taken),
+        Times::of(all().map(|latencies| &latencies.query), is_taken),
+        Times::of(all().map(|latencies| &latencies.xact), is_taken),
+    ]
 }
 
 /// What the workers of one pool have counted of each kind.

@@ -35,7 +35,7 @@ fn kill_drops_clients_and_servers_of_one_database_until_resume() {
     assert_eq!(admin.expect("CZ")[0].strings(0), ["KILL"]);
     assert_eq!(bouncer.pool("app", "app", "cl_active"), 0);
     for client in [&mut idle, &mut busy] {
-        assert_error(&client.expect_fatal(), "admin forced disconnect", "57P01");
+        assert_error(&client.expect_fatal(), "database removed", "57P01");
     }
     bouncer.wait_backends(pg, 0);
     assert_eq!(spared.one("select 'spared'"), "spared");
@@ -62,7 +62,7 @@ fn kill_of_all_leaves_the_console() {
     let mut admin = bouncer.admin();
     admin.run("KILL");
     for client in &mut clients {
-        assert_error(&client.expect_fatal(), "admin forced disconnect", "57P01");
+        assert_error(&client.expect_fatal(), "database removed", "57P01");
     }
     bouncer.wait_backends(pg, 0);
     admin.run("SHOW POOLS");
@@ -290,6 +290,34 @@ mod beyond_pgbouncer {
         preparing.expect("1Z");
         assert_eq!(kind("prepared_statement", "used"), 1);
         assert!(kind("prepared_statement", "memtotal") > 10);
+    }
+
+    #[test]
+    fn show_latencies_tells_percentiles() {
+        let bouncer = Bouncer::start(Postgres::shared(), |setup| setup.set("default_pool_size", 1));
+        let (mut first, mut second) = (bouncer.client(), bouncer.client());
+        // Of ten queries one takes long, and of eleven assignments one has to wait for it.
+        for _ in 0..8 {
+            first.run("select 1");
+        }
+        first.send(&msg::query("select pg_sleep(0.4)"));
+        bouncer.wait_pool("sv_active", 1);
+        second.send(&msg::query("select 1"));
+        bouncer.wait_pool("cl_waiting", 1);
+        first.expect("TDCZ");
+        second.expect("TDCZ");
+        second.run("begin; select pg_sleep(0.1); commit");
+        let rows = bouncer.show("LATENCIES");
+        let row = rows.iter().find(|row| row["database"] == "app").expect("the pool");
+        let n = |column: &str| row[column].parse::<u64>().expect("a number");
+        assert_eq!([n("assignments"), n("queries"), n("xacts")], [11, 11, 11]);
+        assert_eq!([n("wait_p50_us"), n("wait_p90_us")], [0, 0]);
+        assert!(n("wait_p99_us") == n("wait_max_us") && (1..2_000_000).contains(&n("wait_max_us")), "{row:?}");
+        for kind in ["query", "xact"] {
+            let [p50, p90, p99, max] = ["p50", "p90", "p99", "max"].map(|name| n(&format!("{kind}_{name}_us")));
+            assert!(p50 < 100_000 && (100_000..400_000).contains(&p90), "{row:?}");
+            assert!(p99 == max && (400_000..3_000_000).contains(&max), "{row:?}");
+        }
     }
 
     #[test]

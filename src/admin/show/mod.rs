@@ -9,6 +9,7 @@ mod dns_hosts;
 mod dns_zones;
 mod fds;
 mod help;
+mod latencies;
 mod lists;
 mod mem;
 pub(super) mod parameters;
@@ -56,6 +57,11 @@ const ALL: &[Show] = &[
     Show { name: "dns_hosts", columns: columns::DNS_HOSTS, rows: |console| dns_hosts::show(&console.pools) },
     Show { name: "dns_zones", columns: columns::DNS_ZONES, rows: |console| dns_zones::show(&console.pools) },
     Show { name: FDS, columns: columns::FDS, rows: |console| fds::show(&console.pools) },
+    Show {
+        name: "latencies",
+        columns: columns::LATENCIES,
+        rows: |console| latencies::show(&console.pools, &console.stats),
+    },
     Show { name: "lists", columns: columns::LISTS, rows: |console| lists::show(&console.pools) },
     Show { name: "mem", columns: columns::MEM, rows: |console| mem::show(&console.pools, &console.roster) },
     Show { name: "peers", columns: columns::PEERS, rows: |console| peers::show(&console.pools) },
