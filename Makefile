@@ -8,7 +8,7 @@ RUST_DRIVERS = tests/drivers/rust/Cargo.toml
 help:
 	@echo 'make run    PostgreSQL with pgweir in front of it, on PORT (6432); Ctrl-C ends both'
 	@echo 'make test   all tests, against real PostgreSQL servers that they start themselves'
-	@echo 'make soak   a million random protocol steps, or PGWEIR_STEPS=n, PGWEIR_SEED=n to repeat a run'
+	@echo 'make soak   a million random protocol steps and a minute of reloads, or PGWEIR_STEPS=n, PGWEIR_SEED=n to repeat a run'
 	@echo 'make leaks  100,000 connections and 10 minutes of load, or PGWEIR_CONNECTS=n, PGWEIR_MIXED_SECONDS=n'
 	@echo 'make lint   formatting and clippy'
 	@echo 'make fmt    format the code'
@@ -25,6 +25,7 @@ test:
 soak:
 	@scripts/deps.sh
 	PGWEIR_STEPS=$${PGWEIR_STEPS:-1000000} cargo test --test suite random_steps::clients -- --nocapture
+	PGWEIR_RELOAD_SECONDS=$${PGWEIR_RELOAD_SECONDS:-60} cargo test --test suite reloads
 
 leaks:
 	@scripts/deps.sh

@@ -18,7 +18,7 @@ use crate::auth::AuthContext;
 use crate::client::admission::Admission;
 use crate::client::throttle::Throttle;
 use crate::client::{Clients, ConsoleClient};
-use crate::control::{Command, Commands, Configured, Shutdown};
+use crate::control::{Command, Commands, Configured, ReloadFailed, Shutdown};
 use crate::crew::{self, Crew};
 use crate::log::{self, SyslogTarget, Target, Topic, log_at};
 use crate::net::listener::{ListenError, Listeners};
@@ -299,41 +299,39 @@ impl App {
         None
     }
 
-    /// Reads the configuration again and puts it in force, or leaves everything as it is.
-    fn reload(&self) -> Result<(), String> {
+    /// Reads the configuration again and puts it in force, or leaves everything as it is. Returns what
+    /// has changed, and what would have but for a restart.
+    fn reload(&self) -> Result<Vec<String>, ReloadFailed> {
         // `SET conffile` may have named another one.
         let source = match &self.pools.config().settings.conffile {
             Some(file) => self.source.with_path(Some(file)),
             None => self.source.clone(),
         };
-        let loaded = match source.load() {
-            Ok(loaded) => loaded,
-            Err(problems) => {
-                for problem in &problems.errors {
-                    log_at!(Error, "{problem}");
-                }
-                log_at!(Error, "RELOAD failed: the configuration in force stays as it is");
-                return Err("the configuration does not load".into());
-            }
-        };
-        log_problems(&loaded.warnings);
-        let before = self.pools.config();
-        let mut config = loaded.config;
-        for key in config.settings.keep_unchangeable(&before.settings) {
-            log_at!(Warning, "{key} has changed; that needs a restart, the old value stays in force");
-        }
-        let tls = tls_setup(&config, Some(&self.pools.tls())).map_err(|e| {
-            log_at!(Error, "{e}");
+        let failed = |problems: &[&dyn fmt::Display]| {
+            problems.iter().for_each(|problem| log_at!(Error, "{problem}"));
             log_at!(Error, "RELOAD failed: the configuration in force stays as it is");
-            e.to_string()
+            ReloadFailed
+        };
+        let loaded = source.load().map_err(|problems| {
+            let errors: Vec<&dyn fmt::Display> = problems.errors.iter().map(|error| error as _).collect();
+            failed(&errors)
         })?;
+        let (mut config, before) = (loaded.config, self.pools.config());
+        let kept = config.settings.keep_unchangeable(&before.settings);
+        let tls = tls_setup(&config, Some(&self.pools.tls())).map_err(|e| failed(&[&e]))?;
+        log_problems(&loaded.warnings);
         // Those who log in meanwhile have it made again.
         self.pools.connector.keys.clear();
         if config.userlist != before.userlist {
             self.clients.auth.forget();
         }
-        self.put_in_force(&Arc::new(config), tls);
-        Ok(())
+        let mut changes = self.put_in_force("RELOAD", &Arc::new(config), tls);
+        for change in kept {
+            let line = format!("{change} needs a restart, the old value stays in force");
+            log_at!(Warning, "RELOAD: {line}");
+            changes.push(line);
+        }
+        Ok(changes)
     }
 
     /// SET. Of settings that only make sense together, each is taken as it comes, and all of them
@@ -352,19 +350,24 @@ impl App {
                 (None, Configured::TlsKept)
             }
         };
-        self.put_in_force(config, tls.unwrap_or_else(|| self.pools.tls()));
+        self.put_in_force("SET", config, tls.unwrap_or_else(|| self.pools.tls()));
         configured
     }
 
-    /// Changes everything that settings decide.
-    fn put_in_force(&self, config: &Arc<Config>, tls: Arc<TlsSetup>) {
+    /// Changes everything that settings decide. Returns what that is, for `why`.
+    fn put_in_force(&self, why: &str, config: &Arc<Config>, tls: Arc<TlsSetup>) -> Vec<String> {
+        let mut changes = pgweir_config::changes(&self.pools.config(), config);
         self.pools.connector.configure(&config.settings);
-        for change in self.pools.reload(Arc::clone(config), tls) {
-            log_at!(Log, "RELOAD: {change}");
+        if self.pools.reload(Arc::clone(config), tls) {
+            changes.push("TLS towards servers changed".to_owned());
         }
         self.crew.set_limits(crew::request_limits(&config.settings));
         set_log_level(&config.settings, self.verbose);
         log::set_target(log_target(config, self.quiet));
+        for change in &changes {
+            log_at!(Log, "{why}: {change}");
+        }
+        changes
     }
 }
 

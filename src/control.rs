@@ -19,8 +19,8 @@ pub(crate) enum Shutdown {
 /// A request to the process.
 #[derive(Debug)]
 pub(crate) enum Command {
-    /// Read the configuration again; answered when it is in force, or with why it is not.
-    Reload(oneshot::Sender<Result<(), String>>),
+    /// Read the configuration again; answered with what has changed when it is in force.
+    Reload(oneshot::Sender<Result<Vec<String>, ReloadFailed>>),
     /// Put this in force, for SET of this key; answered when it is.
     Configure(Arc<Config>, String, oneshot::Sender<Configured>),
     /// Files of certificates have changed: take what is in them now.
@@ -42,6 +42,10 @@ pub(crate) enum Doomed {
     OfDatabase(Arc<str>),
     Client(u64),
 }
+
+/// The configuration in force stays as it is; what is wrong with the new one was logged.
+#[derive(Debug)]
+pub(crate) struct ReloadFailed;
 
 /// How a SET went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

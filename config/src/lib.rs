@@ -3,6 +3,7 @@
 //! Text becomes `raw` pairs of key and value that know their place; all of them are checked against the tables of settings;
 //! only a configuration without errors is handed out. There is no global state, and no I/O but reading the files named.
 
+mod changes;
 mod config;
 mod container;
 mod document;
@@ -33,6 +34,7 @@ use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 
+pub use changes::changes;
 pub use config::{Config, Loaded};
 pub use document::{reference_markdown, sample_ini};
 pub use entries::{Database, Peer, User};

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::changes::difference;
 use crate::kind::{
     Bytes, CheckQuery, Count, FileMode, FilePath, Millis, Names, Networks, OneOf, Password, PeerId, Port, PortOrNone,
     Positive, Seconds, ServerDatabase, Switch, Text, Unset, Verbosity, WholeSeconds, WorkerCount,
@@ -348,15 +349,16 @@ impl Settings {
         Ok(())
     }
 
-    /// Takes over from the running settings those that only change with a restart, and names the ones that would have changed.
-    pub fn keep_unchangeable(&mut self, running: &Settings) -> Vec<&'static str> {
+    /// Takes over from the running settings those that only change with a restart, and says what that has kept from changing.
+    pub fn keep_unchangeable(&mut self, running: &Settings) -> Vec<String> {
         let fixed = SETTINGS.iter().filter(|row| row.change == Change::Restart);
-        let differing = fixed.filter(|row| (row.show)(self) != (row.show)(running));
+        let differing = fixed.filter(|row| !(row.same)(self, running));
         let kept: Vec<&Row<Settings>> = differing.collect();
+        let wanted = kept.iter().map(|row| difference(row, running, self)).collect();
         for row in &kept {
             (row.copy)(self, running);
         }
-        kept.iter().map(|row| row.key).collect()
+        wanted
     }
 }
 
@@ -445,7 +447,7 @@ mod tests {
     fn a_reload_keeps_what_only_a_restart_changes() {
         let running = Settings::default();
         let mut reloaded = Settings { listen_port: 1, disable_pqexec: true, max_client_conn: 7, ..running.clone() };
-        assert_eq!(reloaded.keep_unchangeable(&running), ["disable_pqexec", "listen_port"]);
+        assert_eq!(reloaded.keep_unchangeable(&running), ["disable_pqexec: 0 -> 1", "listen_port: 6432 -> 1"]);
         assert_eq!(reloaded, Settings { max_client_conn: 7, ..running });
     }
 }

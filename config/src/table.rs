@@ -40,6 +40,8 @@ pub(crate) struct Row<S> {
     pub(crate) show: fn(&S) -> Option<String>,
     /// For a file.
     pub(crate) write: fn(&S) -> Option<String>,
+    /// The field of both is the same.
+    pub(crate) same: fn(&S, &S) -> bool,
     /// Sets the field from that of another.
     pub(crate) copy: fn(&mut S, &S),
 }
@@ -95,6 +97,7 @@ macro_rules! section {
                 },
                 show: |section| <$kind as $crate::kind::Kind>::show(&section.$field),
                 write: |section| <$kind as $crate::kind::Kind>::write(&section.$field),
+                same: |section, other| section.$field == other.$field,
                 copy: |section, other| section.$field.clone_from(&other.$field),
             },
         )*];

@@ -10,7 +10,7 @@ use super::notice;
 use super::reply::Reply;
 use super::session::{Answer, Session};
 use super::show::parameters;
-use crate::control::{Command, Configured};
+use crate::control::{Command, Configured, ReloadFailed};
 use crate::log::log_at;
 
 /// PgBouncer's words.
@@ -25,9 +25,13 @@ pub(super) async fn reload(session: &Session) -> Answer {
     // Nobody takes commands any more only when the process is ending: no answer then.
     let _ = session.console.commands.send(Command::Reload(answer));
     match answered.await {
-        Ok(Ok(())) => Ok(Reply::done("RELOAD")),
+        Ok(Ok(changes)) => {
+            let mut reply = Reply::done("RELOAD");
+            changes.iter().for_each(|change| notice(&mut reply.notices, change, None));
+            Ok(reply)
+        }
         // What is wrong was logged.
-        Ok(Err(_)) | Err(_) => Err(AdminError::ReloadFailed.into()),
+        Ok(Err(ReloadFailed)) | Err(_) => Err(AdminError::ReloadFailed.into()),
     }
 }
 

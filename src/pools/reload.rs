@@ -9,31 +9,22 @@ use crate::net::tls::TlsSetup;
 
 impl Pools {
     /// Puts `config` in force: pools grow and shrink in place, changed databases get new
-    /// servers, removed ones lose theirs. Returns what changed, for the log.
-    pub(crate) fn reload(self: &Arc<Self>, config: Arc<Config>, tls: Arc<TlsSetup>) -> Vec<String> {
+    /// servers, removed ones lose theirs. Returns whether TLS towards servers has changed.
+    pub(crate) fn reload(self: &Arc<Self>, config: Arc<Config>, tls: Arc<TlsSetup>) -> bool {
         let old_tls = self.renew_tls(Arc::clone(&tls));
-        let old =
-            std::mem::replace(&mut *self.config.write().unwrap_or_else(PoisonError::into_inner), Arc::clone(&config));
-        let mut changes = Vec::new();
-        if !tls.dialer.is_like(&old_tls.dialer) {
-            changes.push("TLS towards servers changed".to_owned());
+        *self.config.write().unwrap_or_else(PoisonError::into_inner) = Arc::clone(&config);
+        let is_tls_new = !tls.dialer.is_like(&old_tls.dialer);
+        if is_tls_new {
             self.pools().iter().for_each(ServerPool::make_obsolete);
         }
         for name in config.databases.keys() {
-            if !old.databases.contains_key(name) {
-                changes.push(format!("database added: {name}"));
-            }
             self.database(name);
         }
         for database in self.databases() {
             let before = database.entry();
             match config.database(&database.name) {
-                None => {
-                    changes.push(format!("database removed: {}", database.name));
-                    self.remove_database(&database.name);
-                }
+                None => self.remove_database(&database.name),
                 Some(after) if *after != *before => {
-                    changes.push(format!("database changed: {}", database.name));
                     database.set_entry(Arc::clone(&after));
                     if !before.connects_like(&after) {
                         self.pools_of(Some(&database)).iter().for_each(ServerPool::make_obsolete);
@@ -48,7 +39,7 @@ impl Pools {
             pool.configure(self);
             pool.launch();
         }
-        changes
+        is_tls_new
     }
 
     /// Puts `tls` in force for new connections, and returns what was.

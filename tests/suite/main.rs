@@ -36,6 +36,7 @@ mod prepared;
 mod proxy_protocol;
 mod random_steps;
 mod relay;
+mod reloads;
 mod replication;
 mod replication_programs;
 mod scram;
