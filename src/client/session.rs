@@ -147,7 +147,8 @@ impl Session {
     /// It has a server for what it asks, and the server has its parameters. Only now can what
     /// runs there be cancelled: it is the client's own.
     pub(super) fn assigned(&mut self) {
-        if let Some(server) = &self.server {
+        if let Some(server) = &mut self.server {
+            server.is_fresh = false;
             self.cell.info.set_link(server.info.id);
         }
         self.member.pool.stats(self.worker.id).server_assignments.add(1);

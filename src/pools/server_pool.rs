@@ -422,7 +422,8 @@ impl ServerPool {
         if server.info.is_close_needed() {
             return Some("close_needed");
         }
-        if self.is_life_over(server, now_us) {
+        // With `server_lifetime = 0` it is for one use, and has had none.
+        if !server.is_fresh && self.is_life_over(server, now_us) {
             self.last_lifetime_close_us.store(now_us, Ordering::Relaxed);
             return Some("server lifetime over");
         }

@@ -386,6 +386,7 @@ impl<'a> Attempt<'a> {
             notices: greeting.notices,
             is_midway: false,
             was_lent: false,
+            is_fresh: true,
             parameters,
             info: Arc::new(info),
             _permits: permits,

@@ -60,6 +60,8 @@ pub(crate) struct Server {
     pub(crate) is_midway: bool,
     /// A client has had it, who may have left anything behind in its session.
     pub(crate) was_lent: bool,
+    /// No client's request was sent to it yet: a login of one may have looked at what it reports.
+    pub(crate) is_fresh: bool,
     /// The tracked parameters as the server last reported them.
     pub(crate) parameters: Parameters,
     pub(crate) info: Arc<ServerInfo>,

@@ -198,6 +198,7 @@ mod tests {
             notices: Vec::new(),
             is_midway: false,
             was_lent: false,
+            is_fresh: true,
             parameters: Parameters::none(tracked),
             info: Arc::new(ServerInfo::new(1, ends, address, "u".into(), "d".into(), key(b"abcd"), 1)),
             _permits: [(); 2].map(|()| quota.try_take(0).unwrap()),

@@ -544,7 +544,7 @@ mod beyond_pgbouncer {
             clients[1].send(&msg::query("select 3"));
             clients[1].expect_silence(millis(500));
             welcome.store(true, Ordering::Relaxed);
-            admin.expect("CZ");
+            admin.answer_of_query().unwrap_or_else(|e| panic!("{command}: {e}"));
             if command == "PAUSE" {
                 admin.run("RESUME");
             }

@@ -150,9 +150,13 @@ fn clients_of_the_pooler_get_what_postgres_would_answer() {
     let mut world = world(pg, options, &bouncer.server_database);
     (world.port, world.database, world.query_timeout) = (bouncer.port, "app".to_owned(), Some(secs(QUERY_TIMEOUT)));
     run(pg, &world, || {
-        // PgBouncer lists the connections that carry cancel requests too, and may log in one too many.
-        let counts = |state: &str| !(*IS_PGBOUNCER && ["active_cancel", "new"].contains(&state));
-        let servers = bouncer.show("SERVERS").into_iter().filter(|server| counts(&server["state"]));
+        // Those that carry cancel requests are no servers of the pool. PgBouncer may log in one too many.
+        let counts = |state: &str, link: &str| match state {
+            "active_cancel" => false,
+            "new" => link.is_empty() && !*IS_PGBOUNCER,
+            _ => true,
+        };
+        let servers = bouncer.show("SERVERS").into_iter().filter(|server| counts(&server["state"], &server["link"]));
         let states: Vec<String> = servers.map(|server| server["state"].clone()).collect();
         if states.len() > SERVERS {
             world.stop.store(true, Ordering::Relaxed);
