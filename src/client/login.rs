@@ -530,7 +530,7 @@ fn enter(
         was_told: false,
         told: Told::default(),
         is_cut: false,
-        buffered: Default::default(),
+        has_buffered: false,
         slot,
         _permits: permits,
     }

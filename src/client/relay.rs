@@ -213,10 +213,8 @@ impl Session {
     pub(super) fn release(&mut self) {
         self.note_prepared();
         let Some(server) = self.server.take() else { return };
-        if self.buffered != Default::default() {
+        if self.has_buffered {
             server.info.buffers.set(Buffered::default());
-            self.cell.info.buffers.set(Buffered::default());
-            self.buffered = Default::default();
         }
         self.cell.to_server.close();
         self.names.part();

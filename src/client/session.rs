@@ -74,8 +74,8 @@ pub(crate) struct Session {
     pub(super) told: Told,
     /// The client has got the beginning of a message that has no end: no other may follow.
     pub(super) is_cut: bool,
-    /// What the registry says of bytes under way, from the client and from its server.
-    pub(super) buffered: (Buffered, Buffered),
+    /// The registry says that something is under way, from the client or from its server.
+    pub(super) has_buffered: bool,
     /// Its place among the connected clients.
     pub(super) slot: ClientSlot,
     /// Its units of `max_db_client_connections` and `max_user_client_connections`.
@@ -475,28 +475,34 @@ impl Session {
         }
     }
 
-    /// For the console: what is under way when the session comes to rest.
+    /// For the console: what is under way when the session comes to rest. Nearly always nothing, as
+    /// before.
+    #[inline]
     pub(super) fn note_buffers(&mut self) {
-        let (to_client, to_server) = (self.cell.to_client.unsent_len(), self.cell.to_server.unsent_len());
-        let from_client = Buffered {
+        let is_empty = self.partial.is_empty()
+            && self.requests.is_between_messages()
+            && self.server.as_ref().is_none_or(|server| server.partial.is_empty() && server.replies.at_boundary())
+            && !self.cell.to_client.is_blocked()
+            && !self.cell.to_server.is_blocked();
+        if !is_empty || self.has_buffered {
+            self.has_buffered = !is_empty;
+            self.tell_buffers();
+        }
+    }
+
+    #[cold]
+    fn tell_buffers(&self) {
+        self.cell.info.buffers.set(Buffered {
             kept: self.partial.len() as u32,
             message_left: self.requests.message_left() as u32,
-            unsent: to_server as u32,
-        };
-        let from_server = self.server.as_ref().map_or_else(Buffered::default, |server| Buffered {
-            kept: server.partial.len() as u32,
-            message_left: server.replies.message_left() as u32,
-            unsent: to_client as u32,
+            unsent: self.cell.to_server.unsent_len() as u32,
         });
-        let now = (from_client, from_server);
-        // Nearly always nothing, as before.
-        if now == self.buffered {
-            return;
-        }
-        self.buffered = now;
-        self.cell.info.buffers.set(from_client);
         if let Some(server) = &self.server {
-            server.info.buffers.set(from_server);
+            server.info.buffers.set(Buffered {
+                kept: server.partial.len() as u32,
+                message_left: server.replies.message_left() as u32,
+                unsent: self.cell.to_client.unsent_len() as u32,
+            });
         }
     }
 
