@@ -140,6 +140,51 @@ fn so_reuseport_and_peers_make_one_pooler_of_several_processes() {
     spared.iter_mut().for_each(assert_canceled);
 }
 
+/// As PgBouncer's documentation has it: each process is told to wait for its clients, and another takes its place
+/// on the same port, with the same `peer_id`.
+#[test]
+fn a_rolling_restart_turns_nobody_away() {
+    let port = free_port();
+    let start = |id: u32| {
+        Bouncer::start(Postgres::shared(), |setup| {
+            setup.set("peer_id", id).set("listen_port", port).set("so_reuseport", 1)
+        })
+    };
+    let mut group: Vec<Bouncer> = (1..=2).map(start).collect();
+    let login = || {
+        let mut client = Wire::tcp(port);
+        client.login("app", "app", "", &[]).expect("log in");
+        client
+    };
+    let mut clients: Vec<Wire> = (0..16).map(|_| login()).collect();
+    for id in 1..=2 {
+        // It stands in the cancel keys.
+        let is_of = |client: &Wire| u32::from(client.key[1]) == id;
+        let mut old = group.remove(0);
+        console(&old).run("SHUTDOWN WAIT_FOR_CLIENTS");
+        let (mut staying, others): (Vec<Wire>, Vec<Wire>) = clients.into_iter().partition(is_of);
+        assert!(!staying.is_empty(), "the other process got all");
+        clients = others;
+        // It answers first, and lets go of its port then.
+        wait_until("it accepts no more", PATIENCE, || {
+            let is_elsewhere = |mut probe: Wire| {
+                probe.try_login("app", "app") && probe.one("select current_database()") != old.server_database
+            };
+            (0..8).all(|_| Wire::try_tcp(port).is_ok_and(is_elsewhere))
+        });
+        clients.extend((0..8).map(|_| login()));
+        assert!(!clients.iter().any(is_of), "it still accepts");
+        group.push(start(id));
+        clients.extend((0..16).map(|_| login()));
+        for client in clients.iter_mut().chain(&mut staying) {
+            assert_eq!(client.one("select 1"), "1");
+        }
+        assert!(old.is_running());
+        drop(staying);
+        assert!(old.wait_exit().success());
+    }
+}
+
 /// Of one of several processes on the same port.
 fn console(bouncer: &Bouncer) -> Wire {
     // Its port was answered on before it was there.
