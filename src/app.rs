@@ -25,11 +25,13 @@ use crate::net::listener::{ListenError, Listeners};
 use crate::net::tls::{SetupError, TlsSetup};
 use crate::pools::Pools;
 use crate::process::pidfile::PidfileError;
-use crate::process::{Launch, Options, VERSION, limits};
+use crate::process::{Launch, Options, VERSION, limits, notify};
 use crate::registry::Registry;
-use crate::serve;
+use crate::serve::Accepting;
 use crate::server::connect::Connector;
 use crate::server::parameters::Tracked;
+use crate::succession::Succession;
+use crate::take::{self, TakeError, Taking};
 
 /// Threads beside the data path: console, logins to servers, timers.
 const CONTROL_THREADS: usize = 2;
@@ -48,6 +50,7 @@ pub(crate) enum StartError {
     Tls(SetupError),
     Listen(ListenError),
     Pidfile(PidfileError),
+    Take(TakeError),
 }
 
 impl fmt::Display for StartError {
@@ -58,6 +61,7 @@ impl fmt::Display for StartError {
             StartError::Tls(e) => e.fmt(f),
             StartError::Listen(e) => e.fmt(f),
             StartError::Pidfile(e) => e.fmt(f),
+            StartError::Take(e) => e.fmt(f),
         }
     }
 }
@@ -75,7 +79,7 @@ struct App {
 
 /// Serves until the process is told to end.
 pub(crate) fn run(options: Options) -> Result<(), StartError> {
-    let Options { source, loaded, quiet, verbose, launch } = options;
+    let Options { source, loaded, quiet, verbose, mut launch } = options;
     let config = Arc::new(loaded.config);
     log::start(log_target(&config, quiet)).map_err(StartError::Logfile)?;
     set_log_level(&config.settings, verbose);
@@ -91,7 +95,15 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     let logins = login_threads().map_err(StartError::Runtime)?;
     // Before anybody can see that we listen: a SIGHUP then must not end the process.
     let signals = control.block_on(async { Signals::new() }).map_err(StartError::Runtime)?;
-    let listeners = Listeners::bind(&config.settings).map_err(StartError::Listen)?;
+    let mut taking = control.block_on(predecessor(&launch, &config.settings))?;
+    let listeners = match &mut taking {
+        Some(taking) => taking.listeners(&config.settings),
+        None if !launch.activated.is_empty() => {
+            Ok(Listeners::activated(&config.settings, std::mem::take(&mut launch.activated)))
+        }
+        None => Listeners::bind(&config.settings),
+    };
+    let listeners = listeners.map_err(StartError::Listen)?;
     let (console_clients, consoles) = unbounded_channel();
     let pools = make_pools(&config, tls, &control);
     let auth = AuthContext::new(logins.handle().clone());
@@ -105,7 +117,7 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     let crew = Crew::start(Arc::clone(&clients)).map_err(StartError::Runtime)?;
     let (commands, received) = unbounded_channel();
     let app = App { source, quiet, verbose, pools, crew, clients };
-    let served = control.block_on(app.serve(listeners, signals, launch, consoles, (commands, received)));
+    let served = control.block_on(app.serve((listeners, taking), signals, launch, consoles, (commands, received)));
     log::flush();
     // Sessions end with their sockets, as the process ends now.
     control.shutdown_background();
@@ -126,6 +138,19 @@ fn login_threads() -> io::Result<Runtime> {
             }
         })
         .build()
+}
+
+/// The process that is to be taken over from, if that is wanted and there is one.
+async fn predecessor(launch: &Launch, settings: &Settings) -> Result<Option<Taking>, StartError> {
+    if !launch.takes_over {
+        return Ok(None);
+    }
+    let taking = take::begin(settings).await.map_err(StartError::Take)?;
+    if taking.is_none() {
+        log_at!(Log, "old process not found, try to continue normally");
+        launch.check_pidfile().map_err(StartError::Pidfile)?;
+    }
+    Ok(taking)
 }
 
 fn tls_setup(config: &Config, before: Option<&TlsSetup>) -> Result<Arc<TlsSetup>, SetupError> {
@@ -163,12 +188,17 @@ fn log_problems(problems: &[Problem]) {
 impl App {
     async fn serve(
         self,
-        listeners: Listeners,
-        mut signals: Signals,
+        (listeners, taking): (Listeners, Option<Taking>),
+        signals: Signals,
         launch: Launch,
         consoles: UnboundedReceiver<ConsoleClient>,
-        (commands, mut received): (Commands, UnboundedReceiver<Command>),
+        (commands, received): (Commands, UnboundedReceiver<Command>),
     ) -> Result<(), StartError> {
+        let mut accepting = Accepting::new(listeners, &self.clients, &self.crew);
+        let taker = match taking {
+            Some(taking) => Some(taking.commit(&self.clients, &self.crew).await.map_err(StartError::Take)?),
+            None => None,
+        };
         let stats = StatsHistory::new(Arc::clone(&self.pools));
         tokio::spawn(certificates::watch(Arc::clone(&self.pools), commands.clone()));
         let console = Arc::new(Console::new(
@@ -181,36 +211,58 @@ impl App {
         tokio::spawn(serve_consoles(console, consoles));
         tokio::spawn(Arc::clone(&self.pools).maintain());
         tokio::spawn(Arc::clone(&self.crew).grow());
-        let mut accepting = serve::accept(listeners, &self.clients, &self.crew).map_err(StartError::Runtime)?;
-        let _pidfile = launch.ready().map_err(StartError::Pidfile)?;
+        accepting.start().map_err(StartError::Runtime)?;
+        let pidfile = launch.ready(taker.is_some()).map_err(StartError::Pidfile)?;
         log_at!(Log, "process up: {VERSION}");
+        let succession = Succession::new(&self.clients, &self.crew, pidfile, taker);
+        let reason = self.live(accepting, succession, signals, received).await;
+        log_at!(Log, "{reason}");
+        Ok(())
+    }
+
+    /// Does what it is told until it is to end; returns why it is.
+    async fn live(
+        &self,
+        mut accepting: Accepting,
+        mut succession: Succession,
+        mut signals: Signals,
+        mut received: UnboundedReceiver<Command>,
+    ) -> &'static str {
         let mut look = tokio::time::interval(SHUTDOWN_LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
         loop {
             let asked = tokio::select! {
-                Some(command) = received.recv() => self.carry_out(command),
+                Some(command) = received.recv() => self.carry_out(command, &mut succession, &accepting),
                 signal = signals.next() => self.on_signal(signal),
-                _ = look.tick(), if self.pools.shutdown().is_some() || self.pools.is_suspended() => {
+                event = succession.next() => {
+                    succession.act(event, &mut accepting).await;
+                    None
+                }
+                _ = look.tick(), if self.is_looking() || succession.is_draining() => {
                     self.resume_if_alone();
                     None
                 }
             };
             accepting.set_defer_accept(self.pools.config().settings.tcp_defer_accept);
             if let Some(how) = asked {
+                notify::stopping();
                 if self.pools.set_suspended(false) {
                     self.crew.go_on();
                 }
                 self.pools.begin_shutdown(how);
+                succession.say_bye().await;
                 accepting.close_tcp().await;
             }
+            if succession.look() {
+                return "shutting down";
+            }
             if let Some(reason) = self.pools.reason_to_exit() {
-                log_at!(Log, "{reason}");
-                return Ok(());
+                return reason;
             }
         }
     }
 
-    fn carry_out(&self, command: Command) -> Option<Shutdown> {
+    fn carry_out(&self, command: Command, succession: &mut Succession, accepting: &Accepting) -> Option<Shutdown> {
         match command {
             Command::Reload(answer) => {
                 // The console may be gone by now.
@@ -242,7 +294,16 @@ impl App {
                 None
             }
             Command::Shutdown(how) => Some(how),
+            Command::TakeOver(socket, answer) => {
+                let _ = answer.send(succession.begin(socket, accepting));
+                None
+            }
         }
+    }
+
+    /// A shutdown or a SUSPEND waits for something.
+    fn is_looking(&self) -> bool {
+        self.pools.shutdown().is_some() || self.pools.is_suspended()
     }
 
     /// Who has suspended all must be there to end it: nobody else is let in.
@@ -302,6 +363,13 @@ impl App {
     /// Reads the configuration again and puts it in force, or leaves everything as it is. Returns what
     /// has changed, and what would have but for a restart.
     fn reload(&self) -> Result<Vec<String>, ReloadFailed> {
+        notify::reloading();
+        let reloaded = self.try_reload();
+        notify::reloaded();
+        reloaded
+    }
+
+    fn try_reload(&self) -> Result<Vec<String>, ReloadFailed> {
         // `SET conffile` may have named another one.
         let source = match &self.pools.config().settings.conffile {
             Some(file) => self.source.with_path(Some(file)),

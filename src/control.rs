@@ -1,5 +1,6 @@
 //! What the console and signals ask of the process as a whole; carried out in one place.
 
+use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use pgweir_config::Config;
@@ -33,6 +34,9 @@ pub(crate) enum Command {
     /// Sessions that rest may go on.
     GoOn,
     Shutdown(Shutdown),
+    /// Give everything to the process at the other end of this socket; answered when that has begun, or with why
+    /// it cannot.
+    TakeOver(OwnedFd, oneshot::Sender<Result<(), String>>),
 }
 
 /// Whose sessions a KILL ends.

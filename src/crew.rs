@@ -1,19 +1,23 @@
 //! The workers as a crew: started, given clients, and more of them while they are busy.
 
 use std::rc::Rc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use pgweir_config::{Settings, Workers};
+use pgweir_proto::client_error::ClientError;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
 
+use crate::client::handover::{Adoptee, serve_adoptee};
 use crate::client::{self, Arrival, Clients, timeouts};
 use crate::control::Doomed;
 use crate::log::log_at;
 use crate::net::outbox::Outbox;
 use crate::net::ring::Ring;
 use crate::relay::{RequestLimits, TrackingSettings};
+use crate::takeover::Giver;
 use crate::worker::{Load, Placed, Roster, Worker};
 
 /// A worker that takes this share of a core (in percent) while others could run gets company. A second worker costs wake-ups, so not before the first is nearly full.
@@ -29,6 +33,8 @@ const ARRIVALS_PER_TURN: usize = 16;
 /// What a worker is sent.
 enum ToWorker {
     Client(Arrival, Placed),
+    /// A client of the process before this one.
+    Adoptee(Box<Adoptee>, Placed),
     /// A reload has changed them.
     Limits(RequestLimits),
     /// Answered with the ids of those that it found.
@@ -36,6 +42,10 @@ enum ToWorker {
     /// See `Command::Rest`.
     Rest(bool, UnboundedSender<usize>),
     GoOn,
+    /// Its sessions go to another process, or stay.
+    Give(Option<Giver>),
+    /// Its sessions end, and are told why.
+    EndAll(ClientError),
 }
 
 #[derive(Clone)]
@@ -52,6 +62,8 @@ pub(crate) struct Crew {
     clients: Arc<Clients>,
     io_uring: bool,
     max: usize,
+    /// Sessions are going to another process.
+    is_giving: AtomicBool,
 }
 
 pub(crate) fn request_limits(settings: &Settings) -> RequestLimits {
@@ -86,6 +98,7 @@ impl Crew {
             clients,
             io_uring: config.settings.io_uring,
             max,
+            is_giving: AtomicBool::new(false),
         };
         for _ in 0..first {
             crew.add()?;
@@ -132,9 +145,32 @@ impl Crew {
         let _ = member.send.send(ToWorker::Client(arrival, placed));
     }
 
+    /// The same for a client of the process before this one.
+    pub(crate) fn place_adoptee(&self, adoptee: Adoptee) {
+        let members = self.members();
+        let Some(member) = members.iter().min_by_key(|member| member.load.clients()) else { return };
+        let placed = member.load.client();
+        let _ = member.send.send(ToWorker::Adoptee(Box::new(adoptee), placed));
+    }
+
     pub(crate) fn set_limits(&self, limits: RequestLimits) {
+        self.tell_all(|| ToWorker::Limits(limits));
+    }
+
+    /// Has all sessions go to another process as soon as they rest, or stay again. A worker that is added later
+    /// would not know, but while clients leave there is no need of more.
+    pub(crate) fn give(&self, giver: Option<&Giver>) {
+        self.is_giving.store(giver.is_some(), Ordering::Relaxed);
+        self.tell_all(|| ToWorker::Give(giver.cloned()));
+    }
+
+    pub(crate) fn end_all(&self, error: &ClientError) {
+        self.tell_all(|| ToWorker::EndAll(error.clone()));
+    }
+
+    fn tell_all(&self, message: impl Fn() -> ToWorker) {
         for member in &*self.members() {
-            let _ = member.send.send(ToWorker::Limits(limits));
+            let _ = member.send.send(message());
         }
     }
 
@@ -151,9 +187,7 @@ impl Crew {
 
     /// Sessions that rest go on.
     pub(crate) fn go_on(&self) {
-        for member in &*self.members() {
-            let _ = member.send.send(ToWorker::GoOn);
-        }
+        self.tell_all(|| ToWorker::GoOn);
     }
 
     /// The answers of all workers, and then the end.
@@ -181,7 +215,7 @@ impl Crew {
                 now.len() == before.len() && now.iter().zip(&before).all(|(now, before)| now - before >= full_us);
             before = now;
             busy_looks = if is_busy { busy_looks + 1 } else { 0 };
-            if busy_looks >= LOOKS && before.len() < self.max {
+            if busy_looks >= LOOKS && before.len() < self.max && !self.is_giving.load(Ordering::Relaxed) {
                 busy_looks = 0;
                 match self.add() {
                     Ok(()) => log_at!(Log, "workers are busy: started one more, now {}", before.len() + 1),
@@ -222,6 +256,12 @@ async fn work(
                 let _ = answer.send(worker.rest(is_late));
             }
             ToWorker::GoOn => worker.go_on(),
+            ToWorker::Give(giver) => worker.set_giver(giver),
+            ToWorker::EndAll(error) => worker.each_session(|cell| cell.kill(error.clone(), true)),
+            ToWorker::Adoptee(adoptee, placed) => {
+                let (clients, worker) = (Arc::clone(&clients), Rc::clone(&worker));
+                tokio::task::spawn_local(serve_adoptee(clients, worker, *adoptee, placed));
+            }
             ToWorker::Client(arrival, placed) => {
                 let (clients, worker) = (Arc::clone(&clients), Rc::clone(&worker));
                 tokio::task::spawn_local(client::serve(clients, worker, arrival, placed));

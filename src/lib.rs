@@ -8,6 +8,7 @@ mod net;
 mod relay;
 mod pool;
 mod registry;
+mod takeover;
 mod worker;
 mod auth;
 mod server;
@@ -17,6 +18,9 @@ mod process;
 mod admin;
 mod crew;
 mod serve;
+mod give;
+mod take;
+mod succession;
 mod app;
 pub mod cli;
 #[cfg(any(test, feature = "fuzzing"))]

@@ -112,6 +112,8 @@ pub(crate) struct ClientInfo {
     query_no: AtomicU64,
     /// Number of the query that a cancel request has come for; `NO_QUERY`: none has come yet.
     canceled_query: AtomicU64,
+    /// It is on its way to the process that takes over.
+    is_leaving: AtomicBool,
     /// The session's task.
     waker: Mutex<Option<Waker>>,
     /// Prepared statements that it has. For SHOW only.
@@ -193,6 +195,7 @@ impl ClientInfo {
             link: AtomicU64::new(0),
             query_no: AtomicU64::new(0),
             canceled_query: AtomicU64::new(NO_QUERY),
+            is_leaving: AtomicBool::new(false),
             waker: Mutex::new(None),
             prepared: AtomicU32::new(0),
             values: Mutex::new(Arc::new([])),
@@ -254,6 +257,16 @@ impl ClientInfo {
     #[inline]
     pub(crate) fn is_query_canceled(&self) -> bool {
         self.running_query() == Some(self.canceled_query.load(Ordering::SeqCst))
+    }
+
+    /// Sequentially consistent, as a cancel request's note is: either the asker sees this after it has left its
+    /// note, or the client sees the note after it has set this.
+    pub(crate) fn set_leaving(&self, is_leaving: bool) {
+        self.is_leaving.store(is_leaving, Ordering::SeqCst);
+    }
+
+    pub(crate) fn is_leaving(&self) -> bool {
+        self.is_leaving.load(Ordering::SeqCst)
     }
 
     #[inline]
@@ -429,6 +442,11 @@ impl Registry {
                 return Arc::clone(&free.insert(Arc::new(make(key))));
             }
         }
+    }
+
+    /// Lists a client that another process has given its key.
+    pub(crate) fn adopt_client(&self, info: &Arc<ClientInfo>) {
+        self.clients.insert(info.cancel_key.head(), Arc::clone(info));
     }
 
     pub(crate) fn remove_client(&self, info: &ClientInfo) {

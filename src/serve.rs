@@ -2,7 +2,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -14,59 +14,17 @@ use crate::client::admission::Source;
 use crate::client::{Arrival, ClientSlot, Clients};
 use crate::crew::Crew;
 use crate::log::log_at;
-use crate::net::listener::{Listeners, SocketFile, UnixSocket, set_defer_accept};
+use crate::net::listener::{Listeners, UnixSocket, set_defer_accept};
 use crate::net::stream::Stream;
 use crate::net::tcp::TcpOptions;
 use crate::pools::Pools;
-use crate::registry::{Ends, Registry};
+use crate::registry::Ends;
 
 /// After a failed accept (out of descriptors, mostly) others may close something meanwhile.
 const PAUSE_AFTER_ERROR: Duration = Duration::from_millis(100);
 
 /// What a client that is turned away has sent by then: a request for TLS, or a startup packet.
 const UNREAD_MAX: usize = 1024;
-
-/// Accepts on all of `listeners` until what is returned is dropped, which closes them.
-pub(crate) fn accept(listeners: Listeners, clients: &Arc<Clients>, crew: &Arc<Crew>) -> io::Result<Accepting> {
-    let mut tcp_tasks = JoinSet::new();
-    let Listeners { tcp, proxied, unix } = listeners;
-    let port = clients.pools.config().settings.listen_port;
-    let same: Vec<_> = tcp.iter().chain(&proxied).map(std::net::TcpListener::try_clone).collect::<io::Result<_>>()?;
-    let direct = tcp.into_iter().map(|listener| (listener, false));
-    for (listener, is_proxied) in direct.chain(proxied.into_iter().map(|listener| (listener, true))) {
-        let listener = TcpListener::from_std(listener)?;
-        let (clients, crew) = (Arc::clone(clients), Arc::clone(crew));
-        tcp_tasks.spawn(async move {
-            loop {
-                match unless_suspended(&clients.pools, listener.accept()).await {
-                    Some(Ok((stream, peer))) => report(place_tcp(stream, peer, is_proxied, &clients, &crew)),
-                    Some(Err(e)) => pause(&e).await,
-                    None => {}
-                }
-            }
-        });
-    }
-    let tcp_fds = same.iter().map(|listener| (listener.as_raw_fd(), listener.local_addr().ok()));
-    let unix_fd = unix.iter().map(|unix| (unix.listener.as_raw_fd(), None));
-    clients.pools.registry.set_listeners(tcp_fds.chain(unix_fd).collect());
-    let (mut file, mut unix_tasks) = (None, JoinSet::new());
-    if let Some(UnixSocket { listener, file: its_file }) = unix {
-        file = its_file;
-        let listener = UnixListener::from_std(listener)?;
-        let (clients, crew) = (Arc::clone(clients), Arc::clone(crew));
-        unix_tasks.spawn(async move {
-            loop {
-                match unless_suspended(&clients.pools, listener.accept()).await {
-                    Some(Ok((stream, _))) => report(place_unix(stream, port, &clients, &crew)),
-                    Some(Err(e)) => pause(&e).await,
-                    None => {}
-                }
-            }
-        });
-    }
-    let registry = Arc::clone(&clients.pools.registry);
-    Ok(Accepting { tcp_tasks, _unix_tasks: unix_tasks, tcp: same, _file: file, registry })
-}
 
 /// What is accepted while SUSPEND is not in force; `None`: it has just begun, or ended.
 async fn unless_suspended<T>(pools: &Pools, accept: impl Future<Output = T>) -> Option<T> {
@@ -81,30 +39,98 @@ async fn unless_suspended<T>(pools: &Pools, accept: impl Future<Output = T>) -> 
     }
 }
 
-/// Open listeners.
+/// Open listeners, and the tasks that accept from them. Closed when dropped.
 pub(crate) struct Accepting {
+    clients: Arc<Clients>,
+    crew: Arc<Crew>,
     tcp_tasks: JoinSet<()>,
-    _unix_tasks: JoinSet<()>,
-    /// The TCP listeners again, for what a reload changes.
-    tcp: Vec<std::net::TcpListener>,
-    /// The Unix socket's name, which goes with this.
-    _file: Option<SocketFile>,
-    registry: Arc<Registry>,
+    unix_tasks: JoinSet<()>,
+    /// What the tasks accept from has descriptors of its own.
+    listeners: Listeners,
 }
 
 impl Accepting {
+    /// Nobody accepts yet.
+    pub(crate) fn new(listeners: Listeners, clients: &Arc<Clients>, crew: &Arc<Crew>) -> Accepting {
+        Accepting {
+            clients: Arc::clone(clients),
+            crew: Arc::clone(crew),
+            tcp_tasks: JoinSet::new(),
+            unix_tasks: JoinSet::new(),
+            listeners,
+        }
+    }
+
+    /// Accepts on all listeners.
+    pub(crate) fn start(&mut self) -> io::Result<()> {
+        let port = self.clients.pools.config().settings.listen_port;
+        self.listeners.unix.iter_mut().for_each(UnixSocket::own_file);
+        for (listener, is_proxied) in self.listeners.of_tcp() {
+            let listener = TcpListener::from_std(listener.try_clone()?)?;
+            let (clients, crew) = (Arc::clone(&self.clients), Arc::clone(&self.crew));
+            self.tcp_tasks.spawn(async move {
+                loop {
+                    match unless_suspended(&clients.pools, listener.accept()).await {
+                        Some(Ok((stream, peer))) => report(place_tcp(stream, peer, is_proxied, &clients, &crew)),
+                        Some(Err(e)) => pause(&e).await,
+                        None => {}
+                    }
+                }
+            });
+        }
+        for socket in &self.listeners.unix {
+            let listener = UnixListener::from_std(socket.listener.try_clone()?)?;
+            let (clients, crew) = (Arc::clone(&self.clients), Arc::clone(&self.crew));
+            self.unix_tasks.spawn(async move {
+                loop {
+                    match unless_suspended(&clients.pools, listener.accept()).await {
+                        Some(Ok((stream, _))) => report(place_unix(stream, port, &clients, &crew)),
+                        Some(Err(e)) => pause(&e).await,
+                        None => {}
+                    }
+                }
+            });
+        }
+        self.list();
+        Ok(())
+    }
+
+    /// What is open, for the console.
+    fn list(&self) {
+        let tcp = self.listeners.of_tcp().map(|(listener, _)| (listener.as_raw_fd(), listener.local_addr().ok()));
+        let unix = self.listeners.unix.iter().map(|socket| (socket.listener.as_raw_fd(), None));
+        self.clients.pools.registry.set_listeners(tcp.chain(unix).collect());
+    }
+
+    /// Accepts no more, but holds the listeners open: another process accepts.
+    pub(crate) async fn stop(&mut self) {
+        self.listeners.unix.iter_mut().for_each(UnixSocket::leave_file);
+        self.tcp_tasks.shutdown().await;
+        self.unix_tasks.shutdown().await;
+    }
+
     /// Another process can take the port. The Unix socket stays: peers pass on cancel requests
     /// for the clients that are left, and the console can be reached.
     pub(crate) async fn close_tcp(&mut self) {
-        self.tcp.clear();
+        self.listeners.tcp.clear();
+        self.listeners.proxied.clear();
         self.tcp_tasks.shutdown().await;
-        let mut left = self.registry.listeners();
-        left.retain(|(_, address)| address.is_none());
-        self.registry.set_listeners(left);
+        self.list();
     }
 
     pub(crate) fn set_defer_accept(&self, on: bool) {
-        self.tcp.iter().for_each(|listener| set_defer_accept(listener, on));
+        self.listeners.of_tcp().for_each(|(listener, _)| set_defer_accept(listener, on));
+    }
+
+    pub(crate) fn are_activated(&self) -> bool {
+        self.listeners.are_activated
+    }
+
+    /// Further descriptors of all listeners, each with whether its connections begin with a PROXY header.
+    pub(crate) fn duplicates(&self) -> io::Result<Vec<(OwnedFd, bool)>> {
+        let tcp = self.listeners.of_tcp().map(|(listener, is_proxied)| (listener.as_fd(), is_proxied));
+        let unix = self.listeners.unix.iter().map(|socket| (socket.listener.as_fd(), false));
+        tcp.chain(unix).map(|(fd, is_proxied)| Ok((fd.try_clone_to_owned()?, is_proxied))).collect()
     }
 }
 

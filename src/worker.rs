@@ -23,6 +23,7 @@ use crate::net::clock;
 use crate::net::outbox::{Lane, Outbox};
 use crate::registry::{ClientInfo, ClientState};
 use crate::relay::RequestLimits;
+use crate::takeover::Giver;
 
 /// What one read can take. It is the worker's, not a connection's: an idle client has none.
 pub(crate) const SCRATCH_LEN: usize = 64 * 1024;
@@ -162,6 +163,9 @@ pub(crate) struct Worker {
     pub(crate) must_rest: Cell<bool>,
     /// Settings that every message is held against.
     pub(crate) limits: Cell<RequestLimits>,
+    /// Where sessions go as soon as they rest; `None`: nowhere.
+    giver: RefCell<Option<Giver>>,
+    is_giving: Cell<bool>,
     /// The sessions, for the janitor and for commands from outside.
     sessions: RefCell<Slab<Rc<SessionCell>>>,
 }
@@ -257,6 +261,8 @@ impl Worker {
             load,
             must_rest: Cell::new(false),
             limits: Cell::new(limits),
+            giver: RefCell::new(None),
+            is_giving: Cell::new(false),
             sessions: RefCell::new(Slab::new()),
         }
     }
@@ -358,6 +364,27 @@ impl Worker {
         self.load.waiting.store(waiting, Ordering::Relaxed);
         self.load.turns.store(self.turns.get(), Ordering::Relaxed);
         self.load.note_busy();
+    }
+
+    /// Has every session go to another process, or none.
+    pub(crate) fn set_giver(&self, giver: Option<Giver>) {
+        self.is_giving.set(giver.is_some());
+        *self.giver.borrow_mut() = giver;
+        self.wake_sessions();
+    }
+
+    pub(crate) fn giver(&self) -> Option<Giver> {
+        self.giver.borrow().clone()
+    }
+
+    #[inline]
+    pub(crate) fn is_giving(&self) -> bool {
+        self.is_giving.get()
+    }
+
+    /// Has every session look around.
+    pub(crate) fn wake_sessions(&self) {
+        self.each_session(SessionCell::wake);
     }
 
     /// Lists a session; the key takes it off again.

@@ -151,7 +151,6 @@ fn refuses_to_start() {
     let dir = Dir::new("refuse");
     let file = dir.write("a.ini", "[databases]\n* = host=h\n[pgbouncer]\n");
     let file = file.to_str().expect("a readable name");
-    assert_fails(&run(&["-R", file]), "FATAL online restart (-R)");
     assert_fails(&run(&["-d", file]), "FATAL daemon needs pidfile configured");
     assert_fails(&run(&["-u", "no-such-user", file]), "FATAL could not find user 'no-such-user'");
     assert_fails(&run(&["-x", file]), "invalid option '-x'\nTry ");

@@ -83,22 +83,31 @@ impl Database {
 
     /// Whether server connections made for `other` are as good as those made for this one; if not, a reload replaces them.
     pub fn connects_like(&self, other: &Database) -> bool {
-        let other = Database {
-            pool_size: self.pool_size,
-            min_pool_size: self.min_pool_size,
-            reserve_pool_size: self.reserve_pool_size,
-            max_db_connections: self.max_db_connections,
-            max_db_client_connections: self.max_db_client_connections,
-            server_lifetime: self.server_lifetime,
-            query_wait_timeout: self.query_wait_timeout,
-            pool_mode: self.pool_mode,
-            auth_user: self.auth_user.clone(),
-            auth_query: self.auth_query.clone(),
-            auth_dbname: self.auth_dbname.clone(),
-            password_file: self.password_file.clone(),
-            ..other.clone()
-        };
-        *self == other
+        self.connection() == other.connection()
+    }
+
+    /// The same entry without what makes no difference to connections.
+    fn connection(&self) -> Database {
+        Database {
+            pool_size: None,
+            min_pool_size: None,
+            reserve_pool_size: None,
+            max_db_connections: None,
+            max_db_client_connections: None,
+            server_lifetime: None,
+            query_wait_timeout: None,
+            pool_mode: None,
+            auth_user: None,
+            auth_query: None,
+            auth_dbname: None,
+            password_file: None,
+            ..self.clone()
+        }
+    }
+
+    /// What connections depend on, as text that another process can compare; a password shows as a mask.
+    pub fn connection_text(&self) -> String {
+        format!("{:?}", self.connection())
     }
 
     /// What a database of this name gets from the fallback entry.

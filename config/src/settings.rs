@@ -228,6 +228,8 @@ section! {
             "How much more to log, 0 to 3: DEBUG lines too from 1 on. Messages of the protocol are not logged, so 2 and 3 show no more.";
         workers: WorkerCount, Some("auto"), Restart, Acts,
             "Threads that relay. auto: one, and more up to the number of cores while they are busy.", ours;
+        takeover_timeout: Seconds, Some("3600"), Reload, Acts,
+            "After a restart with `-R`, how long the old process goes on serving clients that cannot go to the new one (with TLS, replication, or a query that runs). 0: until they go.", ours;
         auth_query_cache_time: Seconds, Some("1"), Reload, Acts,
             "How long the answer of `auth_query` is used again for logins of the same user, unless one fails. 0: every login asks.", ours;
         io_uring: Switch, Some("1"), Restart, Acts,

@@ -33,6 +33,8 @@ pub enum AdminError {
     SetFailed,
     ReloadFailed,
     ClientNotFound,
+    /// TAKEOVER cannot be. Holds the reason.
+    NoTakeover(String),
     /// KILL_CLIENT with something that is no id.
     InvalidClientPointer,
     /// `$1` in a command, or a value for it.
@@ -62,6 +64,7 @@ impl AdminError {
             E::ShuttingDown => "pooler is shutting down",
             E::SetFailed => "SET failed",
             E::ReloadFailed => "RELOAD failed, see logs for additional details",
+            E::NoTakeover(why) => return Cow::Borrowed(why),
             E::ClientNotFound => "client not found",
             E::InvalidClientPointer => "invalid client pointer supplied",
             E::Parameters => "parameters are not supported by admin console, put the value into the command",

@@ -47,6 +47,15 @@ impl TransactionStatus {
             _ => None,
         }
     }
+
+    /// The byte that says so.
+    pub fn byte(self) -> u8 {
+        match self {
+            TransactionStatus::Idle => b'I',
+            TransactionStatus::InBlock => b'T',
+            TransactionStatus::Failed => b'E',
+        }
+    }
 }
 
 /// ParameterStatus: name and value, each ended by NUL. `None` if it is anything else.

@@ -5,7 +5,7 @@ use pgweir_proto::admin_error::AdminError;
 use super::parse::Command;
 use super::reply::Reply;
 use super::session::{Answer, Session, Stop};
-use super::{databases, kill, pause, settings, show, shutdown};
+use super::{databases, kill, pause, settings, show, shutdown, takeover};
 
 impl Session {
     /// `text` is what `command` was made of.
@@ -29,6 +29,7 @@ impl Session {
             ("disable", name) => databases::disable(self, name),
             ("enable", name) => databases::enable(self, name),
             ("reload", "") => settings::reload(self).await,
+            ("takeover", format) => match takeover::take_over(self, format).await? {},
             ("shutdown", how) => match shutdown::mode(how) {
                 Some(how) => shutdown::shutdown(self, how).await,
                 None => Err(invalid()),

@@ -50,7 +50,9 @@ pub(super) struct Line {
 impl StatsHistory {
     pub(crate) fn new(pools: Arc<Pools>) -> Arc<StatsHistory> {
         let now_us = clock::now_us();
-        let at = |at_us| Look { at_us, sums: Sums::default() };
+        // Something may have been counted by the process before this one.
+        let sums = pools.ledger.sums(|_| true);
+        let at = |at_us| Look { at_us, sums: sums.clone() };
         let looks = Looks { older: at(now_us.saturating_sub(PERIOD_MIN_US)), newer: at(now_us) };
         Arc::new(StatsHistory {
             pools,

@@ -21,6 +21,7 @@ mod settings;
 mod show;
 mod shutdown;
 mod table;
+mod takeover;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) mod fuzzing;

@@ -47,6 +47,10 @@ pub(super) enum End {
     Eof,
     Failed(io::Error),
     Fault(Fault),
+    /// It was another process of ours, and has the connection now for the takeover.
+    GivenAway,
+    /// Another process has taken over, and has a console of its own.
+    TakenOver,
     /// It sent what the console does not take, and was told.
     BadPacket,
     /// KILL_CLIENT
@@ -56,12 +60,12 @@ pub(super) enum End {
 impl End {
     /// Whether the client is told: else it has gone, or has closed itself.
     fn is_told(&self) -> bool {
-        matches!(self, End::Fault(_) | End::BadPacket | End::Killed)
+        matches!(self, End::Fault(_) | End::BadPacket | End::TakenOver | End::Killed)
     }
 
     fn sqlstate(&self) -> SqlState {
         match self {
-            End::Killed => SqlState::ADMIN_SHUTDOWN,
+            End::TakenOver | End::Killed => SqlState::ADMIN_SHUTDOWN,
             _ => SqlState::PROTOCOL_VIOLATION,
         }
     }
@@ -74,6 +78,8 @@ impl fmt::Display for End {
             End::Eof => f.write_str("client unexpected eof"),
             End::Failed(e) => write!(f, "client connection failed: {e}"),
             End::Fault(fault) => fault.fmt(f),
+            End::GivenAway => f.write_str("takeover"),
+            End::TakenOver => f.write_str("another process has taken over, connect again"),
             End::BadPacket => f.write_str("bad packet"),
             End::Killed => f.write_str("admin forced disconnect"),
         }
@@ -112,7 +118,7 @@ pub(super) struct Session {
     /// Its line in SHOW CLIENTS, by which a cancel request finds it, too.
     pub(super) info: Arc<ClientInfo>,
     access: ConsoleAccess,
-    stream: Stream,
+    pub(super) stream: Stream,
     inbox: Inbox,
     /// KILL_CLIENT has named it.
     killed: Arc<Notify>,
@@ -279,7 +285,11 @@ impl Session {
             if let Some(request) = self.inbox.next().map_err(End::Fault)? {
                 return Ok(request);
             }
-            self.read().await?;
+            let pools = Arc::clone(&self.console.pools);
+            tokio::select! {
+                read = self.read() => read?,
+                () = pools.giving() => return Err(End::TakenOver),
+            }
         }
     }
 

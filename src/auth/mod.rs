@@ -40,7 +40,7 @@ pub(crate) use context::AuthContext;
 pub(crate) use kept::Kept;
 pub(crate) use method::{Method, Origin};
 pub(crate) use outside::{Asked, Outside, ask, ask_password};
-pub(crate) use peer::is_console_owner;
+pub(crate) use peer::{is_console_owner, is_own_process};
 pub(crate) use random::{new_cancel_key, random_bytes};
 
 /// Where the secrets of users are: the configuration with its `auth_file`, or a server that

@@ -15,7 +15,12 @@ const CONSOLE_OWNER: &str = "pgbouncer";
 
 /// Whether a client that asks for the console as `user` is whoever runs this process.
 pub(crate) fn is_console_owner(stream: &Stream, user: &str) -> bool {
-    user == CONSOLE_OWNER && stream.peer_cred().is_some_and(|peer| peer.uid() == getuid().as_raw())
+    user == CONSOLE_OWNER && is_own_process(stream)
+}
+
+/// Whether whoever runs this process is at the other end, on this machine.
+pub(crate) fn is_own_process(stream: &Stream) -> bool {
+    stream.peer_cred().is_some_and(|peer| peer.uid() == getuid().as_raw())
 }
 
 /// `peer`: the user must exist, and be the system user at the other end, or be allowed to it by

@@ -30,7 +30,7 @@ macro_rules! options {
 Options:
   -d, --daemon         run in background (as a daemon)
   -q, --quiet          run quietly: do not log to stderr
-  -R, --reboot         do an online reboot (not in this version: refused)
+  -R, --reboot         do an online reboot: take over from the running process
   -u, --user=USERNAME  assume identity of USERNAME
   -v, --verbose        increase verbosity; may be given several times
   -V, --version        show version, then exit

@@ -1,26 +1,30 @@
 //! `pgweir serve`, also without the word: from the arguments to a process that serves.
 
-use std::env;
-use std::fmt;
+use std::os::fd::RawFd;
+use std::{env, fmt, io};
 
 use pgweir_config::{Loaded, Settings, Source};
 
 use super::Failed;
 use super::args::ServeArgs;
 use crate::log::{self, log_at};
+use crate::net::listener::Inherited;
+use crate::process::activation;
 use crate::process::daemon::{self, Background, DaemonError, Stage};
-use crate::process::pidfile::{Pidfile, PidfileError};
+use crate::process::pidfile::PidfileError;
 use crate::process::user::{UserError, switch_user};
 use crate::process::{Launch, Options};
 
 /// Why it cannot serve; in PgBouncer's words where PgBouncer has some.
 enum ServeError {
-    Reboot,
     /// The log has the details.
     Config,
     NoConfig,
     NoPidfile,
     User(UserError),
+    /// A descriptor of a service manager, and why it is of no use.
+    Activation(RawFd, io::Error),
+    RebootUnderServiceManager,
     Pidfile(PidfileError),
     Daemon(DaemonError),
     App(crate::app::StartError),
@@ -29,15 +33,16 @@ enum ServeError {
 impl fmt::Display for ServeError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            ServeError::Reboot => f.write_str(
-                "online restart (-R) comes with a later version; start a second process with so_reuseport=1 and then stop the first, or restart without -R",
-            ),
             ServeError::Config => f.write_str("cannot load config file"),
             ServeError::NoConfig => f.write_str(
                 "no configuration file specified, and none that can be used in the environment; try \"pgweir --help\" for more information",
             ),
             ServeError::NoPidfile => f.write_str("daemon needs pidfile configured"),
             ServeError::User(error) => error.fmt(f),
+            ServeError::Activation(fd, error) => {
+                write!(f, "failed to set up socket passed from service manager (fd {fd}): {error}")
+            }
+            ServeError::RebootUnderServiceManager => f.write_str("cannot reboot under service manager"),
             ServeError::Pidfile(error) => error.fmt(f),
             ServeError::Daemon(error) => error.fmt(f),
             ServeError::App(error) => error.fmt(f),
@@ -71,17 +76,20 @@ fn start_daemon(args: &ServeArgs) -> Result<(), ServeError> {
 }
 
 fn serve(args: ServeArgs) -> Result<(), ServeError> {
+    let activated = activated()?;
+    if args.reboot && !activated.is_empty() {
+        return Err(ServeError::RebootUnderServiceManager);
+    }
     let (source, loaded) = load(&args)?;
     let settings = &loaded.config.settings;
     let user = args.user.as_ref().or(settings.user.as_ref());
     switch_user(user.map(String::as_str)).map_err(ServeError::User)?;
-    let pidfile = pidfile(settings);
-    if let Some(pidfile) = &pidfile {
-        Pidfile::check(pidfile).map_err(ServeError::Pidfile)?;
-    }
     let background = args.daemon.then(Background::new);
     let quiet = args.quiet || args.daemon;
-    let launch = Launch { pidfile, background };
+    let launch = Launch { pidfile: pidfile(settings), background, takes_over: args.reboot, activated };
+    if !launch.takes_over {
+        launch.check_pidfile().map_err(ServeError::Pidfile)?;
+    }
     let options = Options { source, loaded, quiet, verbose: args.verbose, launch };
     crate::app::run(options).map_err(|error| {
         if args.daemon {
@@ -92,10 +100,15 @@ fn serve(args: ServeArgs) -> Result<(), ServeError> {
     })
 }
 
+/// What a service manager has opened for us.
+fn activated() -> Result<Vec<Inherited>, ServeError> {
+    let failed = |(fd, error)| ServeError::Activation(fd, error);
+    let sockets = activation::take().map_err(failed)?.into_iter();
+    let numbered = sockets.zip(activation::FDS_START..);
+    numbered.map(|(socket, fd)| Inherited::new(socket, false).map_err(|error| failed((fd, error)))).collect()
+}
+
 fn load(args: &ServeArgs) -> Result<(Source, Loaded), ServeError> {
-    if args.reboot {
-        return Err(ServeError::Reboot);
-    }
     let source = Source::new(args.file.as_deref(), env::vars_os());
     match source.load() {
         Ok(loaded) => Ok((source, loaded)),

@@ -28,13 +28,29 @@ pub(super) struct CancelRequest {
     /// As it is shown.
     pub(super) tls: Option<Arc<str>>,
     pub(super) connect_us: u64,
-    pub(super) _socket: Detached,
-    pub(super) _slot: ClientSlot,
+    /// `None`: the process that takes over has passed it on.
+    pub(super) _held: Option<(Detached, ClientSlot)>,
+}
+
+/// Carries out a cancel request that has come to the process that takes over; false if the client is not here.
+pub(crate) async fn carry_out_for_successor(pools: Arc<Pools>, key: CancelKey) -> bool {
+    let (id, connect_us) = (pools.registry.next_id(), clock::now_us());
+    let ends = Ends::Unix { port: pools.config().settings.listen_port, peer_pid: None };
+    let request = CancelRequest { pools, key, id, ends, tls: None, connect_us, _held: None };
+    match request.forward().await {
+        Err(GivenUp::UnknownKey | GivenUp::Left) => false,
+        outcome => {
+            request.conclude(outcome);
+            true
+        }
+    }
 }
 
 /// Why a request was not carried out.
 enum GivenUp {
     UnknownKey,
+    /// The client is on its way to the process that takes over.
+    Left,
     /// The client runs nothing.
     Idle,
     /// What the client ran when the request came was over when its turn came.
@@ -55,7 +71,7 @@ enum GivenUp {
 impl fmt::Display for GivenUp {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            GivenUp::UnknownKey => "failed cancel request",
+            GivenUp::UnknownKey | GivenUp::Left => "failed cancel request",
             GivenUp::Idle => "cancel request for idle client",
             GivenUp::NowIdle => "not sending cancel request for client that is now idle",
             GivenUp::Killed => "admin forced disconnect",
@@ -72,7 +88,12 @@ impl fmt::Display for GivenUp {
 
 impl CancelRequest {
     pub(super) async fn carry_out(self) {
-        let reason = match self.forward().await {
+        let outcome = self.forward().await;
+        self.conclude(outcome);
+    }
+
+    fn conclude(&self, outcome: Result<(), GivenUp>) {
+        let reason = match outcome {
             Ok(()) => "successfully sent cancel request".to_owned(),
             Err(GivenUp::Failed(e)) => {
                 let reason = GivenUp::Failed(e).to_string();
@@ -97,7 +118,14 @@ impl CancelRequest {
         let own_id = self.pools.config().settings.peer_id;
         let as_given_out = || registry.client_with(&self.key.with_full_ttl()).filter(|_| own_id > 0);
         let peer_id = u32::from(self.key.peer_id());
-        match registry.client_with(&self.key).or_else(as_given_out) {
+        let find = || registry.client_with(&self.key).or_else(as_given_out);
+        let mut found = find();
+        if found.is_none() && self.pools.elder.cancel(&self.key).await {
+            return Ok(());
+        }
+        // If it was on its way here, it has come meanwhile.
+        found = found.or_else(find);
+        match found {
             Some(client) => self.to_server(&client).await,
             None if own_id > 0 && peer_id != own_id => self.to_peer(peer_id).await,
             None => Err(GivenUp::UnknownKey),
@@ -107,6 +135,9 @@ impl CancelRequest {
     async fn to_server(&self, client: &ClientInfo) -> Result<(), GivenUp> {
         let query = client.running_query().ok_or(GivenUp::Idle)?;
         client.cancel_query(query);
+        if client.is_leaving() {
+            return Err(GivenUp::Left);
+        }
         let Some(server) = self.pools.registry.server(client.link()) else {
             // It waits for one, and has been told.
             return Ok(());

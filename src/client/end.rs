@@ -31,6 +31,8 @@ pub(super) enum End {
     ReplyFault(ReplyFault),
     /// A cancel request came before the server had got the query.
     WaitCanceled,
+    /// Another process goes on with it.
+    Leaving,
     /// The server did not take the client's parameters.
     ParametersFailed(QueryError),
 }
@@ -39,7 +41,7 @@ impl End {
     /// What the client is told; `None`: nothing.
     fn client_error(&self, was_told: bool) -> Option<ClientError> {
         match self {
-            End::ClientClosed | End::ClientEof | End::ClientFailed(_) | End::WaitCanceled => None,
+            End::ClientClosed | End::ClientEof | End::ClientFailed(_) | End::WaitCanceled | End::Leaving => None,
             End::RequestFault(RequestFault::BadHeader(header)) => {
                 Some(ClientError::BadPacketHeader(header.to_string()))
             }
@@ -112,6 +114,9 @@ pub(super) fn parameters_error(error: &QueryError) -> ClientError {
 impl Session {
     /// Settles what `end` leaves behind.
     pub(super) fn finish(&mut self, end: End) {
+        if matches!(end, End::Leaving) {
+            return self.forget();
+        }
         self.part_from_server(&end);
         let told = end.client_error(self.was_told).filter(|_| !self.is_cut);
         // Logged before the client knows: whoever it tells should find the line.

@@ -19,8 +19,7 @@ use super::end::End;
 use super::handshake::{self, Encryption, HandshakeError, Hello, Startup};
 use super::proxy::{self, HeaderError};
 use super::secrets::{Proven, Secrets};
-use super::session::Session;
-use super::session_use::Told;
+use super::session::{Seat, Session};
 use super::welcome::welcome;
 use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, Newcomer, replication};
 use crate::auth::{self, Asked, AuthError, Method, Origin, Outside, Reason};
@@ -31,10 +30,9 @@ use crate::pool::Permit;
 use crate::pools::entries::{Database, User};
 use crate::pools::{Membership, Pools, Walsender};
 use crate::registry::{ClientInfo, Ends};
-use crate::relay::{Names, Requests};
 use crate::server::connect::ServerSecret;
 use crate::server::parameters::{APPLICATION_NAME, Parameters};
-use crate::worker::{SessionCell, Worker};
+use crate::worker::Worker;
 
 /// How often a client is looked at while others are asked about its user.
 const CLIENT_LOOK: Duration = Duration::from_millis(500);
@@ -131,7 +129,7 @@ pub(super) async fn log_in(clients: &Arc<Clients>, worker: &Rc<Worker>, newcomer
             slot.logged_in();
             let (pools, ends, tls) = (Arc::clone(&clients.pools), who.ends, stream.tls_description());
             let request =
-                CancelRequest { pools, key, id, ends, tls, connect_us, _socket: stream.detach().ok()?, _slot: slot };
+                CancelRequest { pools, key, id, ends, tls, connect_us, _held: Some((stream.detach().ok()?, slot)) };
             clients.pools.control.spawn(request.carry_out());
             return None;
         }
@@ -507,33 +505,7 @@ fn enter(
             info
         },
     );
-    let cell = Rc::new(SessionCell::new(info));
-    cell.to_client.open(stream.fd(), stream.tls());
-    let listed = worker.enlist(&cell);
-    Session {
-        worker: Rc::clone(worker),
-        pools: Arc::clone(&clients.pools),
-        member,
-        cell,
-        listed,
-        stream,
-        parameters: asked.clone(),
-        asked,
-        was_reset: false,
-        requests: Requests::default(),
-        names: Names::default(),
-        has_reused_name: false,
-        is_held: false,
-        partial: Vec::new(),
-        server: None,
-        is_in_query: false,
-        was_told: false,
-        told: Told::default(),
-        is_cut: false,
-        has_buffered: false,
-        slot,
-        _permits: permits,
-    }
+    Session::new(worker, &clients.pools, Seat { member, permits, slot }, stream, info, asked)
 }
 
 /// Tells a client that it is not let in, the log first.

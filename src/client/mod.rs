@@ -1,6 +1,7 @@
 //! A client's whole life, a file per phase, in the order in which they come:
 //! `admission` (is there a place), `proxy` (where a balancer says it comes from), `handshake` (startup packet), `login` (who, where, may it; its secret from `secrets`), `welcome` (or
-//! `replication`), `session` (asks and waits), `relay` and `replies` (is served), `end`. `timeouts` looks on.
+//! `replication`), `session` (asks and waits), `relay` and `replies` (is served), `end`; or `handover` to another
+//! process, and from it. `timeouts` looks on.
 
 pub(crate) mod admission;
 pub(crate) mod throttle;
@@ -15,8 +16,11 @@ mod session_use;
 mod relay;
 mod replies;
 mod end;
+pub(crate) mod handover;
 mod cancel;
 pub(crate) mod timeouts;
+
+pub(crate) use cancel::carry_out_for_successor;
 
 use std::os::fd::RawFd;
 use std::pin::pin;

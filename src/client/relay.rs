@@ -29,6 +29,9 @@ impl Session {
     pub(super) fn poll_relay(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), End>> {
         for _ in 0..READS_MAX {
             self.check()?;
+            if self.must_leave() {
+                return Poll::Ready(Err(End::Leaving));
+            }
             if self.worker.must_rest.get() && self.may_rest() {
                 self.cell.is_resting.set(true);
                 return Poll::Pending;

@@ -21,7 +21,7 @@ use crate::log::Level;
 use crate::net::stream::Stream;
 use crate::pool::{Permit, ServerState, WaitKey};
 use crate::pools::{Got, Membership, Pools, Waited, Waiting};
-use crate::registry::Buffered;
+use crate::registry::{Buffered, ClientInfo};
 use crate::relay::{Dialect, First, Names, Outstanding, Parses, Requests, SessionUse, Stop, Tracking};
 use crate::server::parameters::Parameters;
 use crate::server::{Server, query};
@@ -76,10 +76,22 @@ pub(crate) struct Session {
     pub(super) is_cut: bool,
     /// The registry says that something is under way, from the client or from its server.
     pub(super) has_buffered: bool,
+    /// It cannot go to the process that takes over.
+    pub(super) stays: bool,
+    /// Since when it has waited for a server before it came from another process, or had to stay; 0: it has not.
+    pub(super) waits_since_us: u64,
     /// Its place among the connected clients.
     pub(super) slot: ClientSlot,
     /// Its units of `max_db_client_connections` and `max_user_client_connections`.
     pub(super) _permits: [Permit; 2],
+}
+
+/// What a client takes up.
+pub(super) struct Seat {
+    pub(super) member: Membership,
+    /// Units of `max_db_client_connections` and `max_user_client_connections`.
+    pub(super) permits: [Permit; 2],
+    pub(super) slot: ClientSlot,
 }
 
 /// What a client without a server waits for.
@@ -92,6 +104,47 @@ enum Asked {
 }
 
 impl Session {
+    /// A client of whom nothing is known but what it `asked` for.
+    pub(super) fn new(
+        worker: &Rc<Worker>,
+        pools: &Arc<Pools>,
+        seat: Seat,
+        stream: Stream,
+        info: Arc<ClientInfo>,
+        asked: Parameters,
+    ) -> Session {
+        let cell = Rc::new(SessionCell::new(info));
+        cell.to_client.open(stream.fd(), stream.tls());
+        let listed = worker.enlist(&cell);
+        let Seat { member, permits, slot } = seat;
+        Session {
+            worker: Rc::clone(worker),
+            pools: Arc::clone(pools),
+            member,
+            cell,
+            listed,
+            stream,
+            parameters: asked.clone(),
+            asked,
+            was_reset: false,
+            requests: Requests::default(),
+            names: Names::default(),
+            has_reused_name: false,
+            is_held: false,
+            partial: Vec::new(),
+            server: None,
+            is_in_query: false,
+            was_told: false,
+            told: Told::default(),
+            is_cut: false,
+            has_buffered: false,
+            stays: false,
+            waits_since_us: 0,
+            slot,
+            _permits: permits,
+        }
+    }
+
     /// Serves the client to its end.
     pub(super) async fn run(mut self) {
         self.enter_task().await;
@@ -113,10 +166,23 @@ impl Session {
         if self.cell.info.replication.is_some() {
             return self.replicate().await;
         }
+        // It may have come from another process with its server.
+        let mut is_linked = self.server.is_some() && !self.try_release();
         loop {
-            if let Err(end) = self.transaction().await {
-                return end;
-            }
+            let done = match is_linked {
+                true => poll_fn(|cx| self.poll_relay(cx)).await,
+                false => self.transaction().await,
+            };
+            is_linked = match done {
+                Ok(()) => false,
+                Err(End::Leaving) => {
+                    if self.leave().await {
+                        return End::Leaving;
+                    }
+                    self.server.is_some()
+                }
+                Err(end) => return end,
+            };
         }
     }
 
@@ -147,6 +213,7 @@ impl Session {
     /// It has a server for what it asks, and the server has its parameters. Only now can what
     /// runs there be cancelled: it is the client's own.
     pub(super) fn assigned(&mut self) {
+        self.waits_since_us = 0;
         if let Some(server) = &mut self.server {
             server.is_fresh = false;
             self.cell.info.set_link(server.info.id);
@@ -163,6 +230,9 @@ impl Session {
             self.check()?;
             if self.cell.to_client.is_blocked() {
                 ready!(self.poll_drain_client(cx))?;
+            }
+            if self.must_leave() {
+                return Poll::Ready(Err(End::Leaving));
             }
             if self.worker.must_rest.get() && self.partial.is_empty() {
                 self.cell.is_resting.set(true);
@@ -243,7 +313,10 @@ impl Session {
     /// Waits for its turn.
     pub(super) async fn wait(&mut self, key: WaitKey) -> Result<(), End> {
         let mut waiting = Waiting { pool: Arc::clone(&self.member.pool), key: Some(key) };
-        let began_us = self.worker.now_us();
+        let began_us = match std::mem::take(&mut self.waits_since_us) {
+            0 => self.worker.now_us(),
+            since_us => since_us,
+        };
         self.cell.info.begin_wait(began_us);
         let server = poll_fn(|cx| self.poll_wait(&mut waiting, cx)).await?;
         let waited_us = self.worker.now_us().saturating_sub(began_us);
@@ -261,6 +334,9 @@ impl Session {
             self.check()?;
             if self.cell.info.is_query_canceled() {
                 return Poll::Ready(Err(End::WaitCanceled));
+            }
+            if self.must_leave() {
+                return Poll::Ready(Err(End::Leaving));
             }
             self.poll_client_gone(cx)?;
             let (worker, now_us) = (self.worker.id, self.worker.now_us());

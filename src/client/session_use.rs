@@ -13,6 +13,16 @@ use crate::server::parameters::{Parameters, Tracked};
 #[derive(Debug, Default)]
 pub(super) struct Told(u8);
 
+impl Told {
+    pub(super) fn bits(&self) -> u8 {
+        self.0
+    }
+
+    pub(super) fn from_bits(bits: u8) -> Told {
+        Told(bits)
+    }
+}
+
 /// Hears of what a client uses.
 pub(super) struct Watch<'a> {
     pub(super) told: &'a mut Told,

@@ -34,6 +34,10 @@ pub(crate) async fn watch(worker: Rc<Worker>, pools: Arc<Pools>) {
             continue;
         }
         let (config, now_us) = (pools.config(), clock::now_us());
+        if worker.is_giving() {
+            // Not all that a session has to wait for before it can go wakes it.
+            worker.wake_sessions();
+        }
         let waits_for_servers = pools.shutdown() == Some(Shutdown::WaitForServers);
         let leaving = pools.leaving();
         worker.each_session(|cell| {

@@ -2,13 +2,16 @@
 
 use std::cell::RefCell;
 use std::fmt;
-use std::io;
+use std::io::{self, Write};
 use std::net::SocketAddr;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use nix::errno::Errno;
+use nix::sys::socket::{MsgFlags, recv};
+use socket2::{Domain, SockRef};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, Interest, ReadBuf};
 use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixStream};
@@ -205,6 +208,15 @@ impl Stream {
         Ok(Detached { socket, tls: self.tls })
     }
 
+    /// A further descriptor of the socket.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        let fd = match &self.socket {
+            Socket::Tcp(s) => s.as_fd(),
+            Socket::Unix(s) => s.as_fd(),
+        };
+        fd.try_clone_to_owned()
+    }
+
     pub(crate) fn fd(&self) -> RawFd {
         match &self.socket {
             Socket::Tcp(s) => s.as_raw_fd(),
@@ -395,6 +407,47 @@ impl Stream {
 }
 
 impl Detached {
+    /// A socket without TLS that comes from another process.
+    pub(crate) fn adopt(fd: OwnedFd) -> Detached {
+        let is_unix = SockRef::from(&fd).domain().is_ok_and(|domain| domain == Domain::UNIX);
+        let socket = match is_unix {
+            true => DetachedSocket::Unix(fd.into()),
+            false => DetachedSocket::Tcp(fd.into()),
+        };
+        Detached { socket, tls: None }
+    }
+
+    /// A further descriptor of the socket.
+    pub(crate) fn duplicate(&self) -> io::Result<OwnedFd> {
+        let fd: BorrowedFd<'_> = match &self.socket {
+            DetachedSocket::Tcp(s) => s.as_fd(),
+            DetachedSocket::Unix(s) => s.as_fd(),
+        };
+        fd.try_clone_to_owned()
+    }
+
+    /// As [`Stream::unread`], but that costs a system call. What TLS says on its own behalf cannot be told from
+    /// text here, so of bytes there is no word.
+    pub(crate) fn unread(&self) -> Option<Unread> {
+        let fd = match &self.socket {
+            DetachedSocket::Tcp(s) => s.as_raw_fd(),
+            DetachedSocket::Unix(s) => s.as_raw_fd(),
+        };
+        match recv(fd, &mut [0], MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT) {
+            Ok(1..) if self.tls.is_none() => Some(Unread::Bytes),
+            Ok(1..) | Err(Errno::EAGAIN | Errno::EINTR) => None,
+            Ok(0) | Err(_) => Some(Unread::End),
+        }
+    }
+
+    /// Sends a few bytes, if the socket takes them at once. Not with TLS.
+    pub(crate) fn try_send(&self, bytes: &[u8]) -> io::Result<()> {
+        match &self.socket {
+            DetachedSocket::Tcp(s) => (&*s).write_all(bytes),
+            DetachedSocket::Unix(s) => (&*s).write_all(bytes),
+        }
+    }
+
     /// Registers the socket with the runtime of the calling thread.
     pub(crate) fn attach(self) -> io::Result<Stream> {
         let socket = match self.socket {

@@ -52,6 +52,8 @@ pub(crate) struct Counts {
     pub(crate) active: u32,
     pub(crate) tested: u32,
     pub(crate) being_canceled: u32,
+    /// Still with the process that this one takes over from, and expected here.
+    pub(crate) coming: u32,
 }
 
 impl Counts {
@@ -67,6 +69,11 @@ impl Counts {
 
     pub(crate) fn total(self) -> u32 {
         self.connected() + self.logins()
+    }
+
+    /// All that the pool has, or may count on.
+    pub(crate) fn claimed(self) -> u32 {
+        self.total() + self.coming
     }
 
     fn of(&mut self, state: ServerState) -> &mut u32 {
@@ -267,6 +274,18 @@ impl<C> Pool<C> {
         *self.lock().counts.of(from) -= 1;
     }
 
+    /// A server comes from another process, to be in `state`.
+    pub(crate) fn adopt(&self, state: ServerState) {
+        let counts = &mut self.lock().counts;
+        counts.coming = counts.coming.saturating_sub(1);
+        *counts.of(state) += 1;
+    }
+
+    /// So many more will come.
+    pub(crate) fn expect(&self, coming: u32) {
+        self.lock().counts.coming = coming;
+    }
+
     /// How many logins to begin now, and how many of them are of the reserve; they are counted
     /// as begun. `allowed` bounds them from outside (1 while the server is failing).
     pub(crate) fn begin_logins(&self, now_us: u64, allowed: u32) -> (u32, u32) {
@@ -274,7 +293,7 @@ impl<C> Pool<C> {
         let n = inner.wanted(now_us).min(allowed);
         inner.counts.login += n;
         let size = inner.limits.pool_size;
-        let above = if size == 0 { 0 } else { inner.counts.total().saturating_sub(size) };
+        let above = if size == 0 { 0 } else { inner.counts.claimed().saturating_sub(size) };
         (n, n.min(above))
     }
 
@@ -288,7 +307,7 @@ impl<C> Pool<C> {
     pub(crate) fn begin_minimum(&self) -> u32 {
         let mut inner = self.lock();
         let Limits { pool_size, min_pool_size, .. } = inner.limits;
-        let total = inner.counts.total();
+        let total = inner.counts.claimed();
         let room = pool_size == 0 || total < pool_size;
         let n = u32::from(!inner.paused && room && total < min_pool_size);
         inner.counts.login += n;
@@ -379,10 +398,10 @@ impl<C> Inner<C> {
         if self.paused {
             return 0;
         }
-        let coming = self.counts.login + self.counts.tested;
-        let missing = (self.waiters.len() as u32).saturating_sub(coming);
+        let soon = self.counts.login + self.counts.tested;
+        let missing = (self.waiters.len() as u32).saturating_sub(soon);
         let waited_us = self.waiters.oldest().map_or(0, |(_, since_us)| now_us.saturating_sub(since_us));
-        let room = self.size_for(waited_us).saturating_sub(self.counts.total());
+        let room = self.size_for(waited_us).saturating_sub(self.counts.claimed());
         missing.min(room).min(LOGINS_MAX.saturating_sub(self.counts.login + self.counts.login_dedicated))
     }
 
@@ -458,7 +477,7 @@ mod tests {
     }
 
     #[test]
-    fn waiters_are_served_in_order_and_newcomers_queue_behind_them() {
+    fn waiters_are_served_in_order_and_adoptees_queue_behind_them() {
         let pool = pool(limits(1), "a");
         let server = take(&pool);
         let (first, second) = (wait(&pool, 1), wait(&pool, 2));

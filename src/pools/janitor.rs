@@ -25,11 +25,15 @@ impl Pools {
             if self.is_suspended() {
                 continue;
             }
-            self.open_forced();
+            if !self.is_giving() {
+                self.open_forced();
+            }
             for pool in self.pools() {
                 self.close_idle(&pool);
                 pool.launch();
-                self.keep_minimum(&pool);
+                if !self.is_giving() {
+                    self.keep_minimum(&pool);
+                }
             }
             self.forget_unused();
             self.connector.hosts.refresh();

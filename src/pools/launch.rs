@@ -151,7 +151,8 @@ impl Pools {
     fn login_failed(&self, pool: &ServerPool, error: &ConnectError) {
         let failing = self.note_failure(pool, error);
         // Others that log in at the same time may be let in: a limit may allow some.
-        if failing.refusal().is_some() && pool.counts().logins() == 0 && !self.has_usable_server(pool) {
+        let counts = pool.counts();
+        if failing.refusal().is_some() && counts.logins() + counts.coming == 0 && !self.has_usable_server(pool) {
             pool.core.turn_away();
         }
     }

@@ -5,6 +5,7 @@ mod dedicated;
 mod ending;
 pub(crate) mod entries;
 mod failing;
+pub(crate) mod handover;
 mod janitor;
 pub(crate) mod latencies;
 mod launch;
@@ -32,6 +33,7 @@ use crate::pool::Quota;
 use crate::registry::Registry;
 use crate::server::connect::Connector;
 use crate::server::parameters::Tracked;
+use crate::takeover::Elder;
 pub(crate) use dedicated::{Claim, Walsender};
 use ending::Ending;
 pub(crate) use ending::Leaving;
@@ -67,6 +69,10 @@ pub(crate) struct Pools {
     paused: AtomicBool,
     /// SUSPEND, for all who wait for its end.
     suspended: watch::Sender<bool>,
+    /// Another process is taking over.
+    giving: watch::Sender<bool>,
+    /// The process before this one, while it still has clients.
+    pub(crate) elder: Elder,
     /// SHUTDOWN has begun: no new clients.
     ending: Ending,
 }
@@ -115,6 +121,8 @@ impl Pools {
             starving: Arc::default(),
             paused: AtomicBool::new(false),
             suspended: watch::Sender::new(false),
+            giving: watch::Sender::new(false),
+            elder: Elder::default(),
             ending: Ending::default(),
         };
         let config = pools.config();

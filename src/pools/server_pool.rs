@@ -313,7 +313,8 @@ impl ServerPool {
     /// last login has failed, and none will be tried for a while.
     pub(crate) fn cached_error(&self) -> Option<ClientError> {
         let failing = self.failing()?;
-        let is_final = !failing.is_passing() && !failing.may_retry(clock::now_us()) && self.core.counts().total() == 0;
+        let is_final =
+            !failing.is_passing() && !failing.may_retry(clock::now_us()) && self.core.counts().claimed() == 0;
         is_final.then(|| failing.client_error())
     }
 

@@ -54,6 +54,18 @@ macro_rules! stats {
                 Totals { $($name: self.$name + other.$name,)* }
             }
 
+            /// In their order, for another process.
+            pub(crate) fn values(self) -> Vec<u64> {
+                vec![$(self.$name),*]
+            }
+
+            /// `None`: there are more or less of them there.
+            pub(crate) fn from_values(values: Vec<u64>) -> Option<Totals> {
+                let mut values = values.into_iter();
+                let totals = Totals { $($name: values.next()?,)* };
+                values.next().is_none().then_some(totals)
+            }
+
             /// What came since `before`.
             pub(crate) fn since(self, before: Totals) -> Totals {
                 Totals { $($name: self.$name.saturating_sub(before.$name),)* }
@@ -138,6 +150,13 @@ impl Ledger {
         stats
     }
 
+    /// Adds what another process has counted.
+    pub(crate) fn add(&self, database: &Arc<str>, totals: Totals) {
+        let mut books = self.books.lock().unwrap_or_else(PoisonError::into_inner);
+        let sum = books.settled.entry(Arc::clone(database)).or_default();
+        *sum = sum.plus(totals);
+    }
+
     /// Databases without a pool for which `is_known` does not hold lose their own sums: their
     /// names may come from clients, and must not pile up.
     pub(crate) fn sums(&self, is_known: impl Fn(&str) -> bool) -> Sums {
@@ -176,6 +195,19 @@ impl Totals {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn values_of_another_process_are_added() {
+        let ledger = Ledger::default();
+        let database: Arc<str> = "a".into();
+        let counted = Totals { queries: 3, binds: 4, ..Totals::default() };
+        assert_eq!(Totals::from_values(counted.values()), Some(counted));
+        assert_eq!(Totals::from_values(vec![1]), None);
+        ledger.open(&database, 1)[0].queries.add(1);
+        ledger.add(&database, counted);
+        let sums = ledger.sums(|_| true);
+        assert_eq!((sums.all.queries, sums.databases[&database].binds), (4, 4));
+    }
 
     #[test]
     fn sums_outlive_their_pools() {

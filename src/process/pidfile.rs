@@ -38,7 +38,7 @@ fn failed(verb: &'static str, path: &Path) -> impl FnOnce(io::Error) -> PidfileE
     move |error| PidfileError::Failed { verb, path: path.to_owned(), error }
 }
 
-/// A pidfile of ours, removed when dropped.
+/// A pidfile of ours, removed when dropped, unless another process has taken it over.
 pub(crate) struct Pidfile(PathBuf);
 
 impl Pidfile {
@@ -65,17 +65,38 @@ impl Pidfile {
         let mut file = file.map_err(failed("open", &path))?;
         // From here on the file is ours, and removed if it cannot be written.
         let pidfile = Pidfile(path);
-        let written = file.write_all(format!("{}\n", process::id()).as_bytes());
+        let written = file.write_all(own_line().as_bytes());
         written.map_err(failed("write", &pidfile.0))?;
         Ok(pidfile)
+    }
+
+    /// Takes it over from the process that it names: whoever reads it finds one of the two.
+    pub(crate) fn take(path: PathBuf) -> Result<Pidfile, PidfileError> {
+        let mut new = path.clone().into_os_string();
+        new.push(".new");
+        let written = fs::write(&new, own_line()).and_then(|()| fs::rename(&new, &path));
+        written.map_err(failed("write", &path))?;
+        Ok(Pidfile(path))
+    }
+
+    /// The process that had taken it over is gone.
+    pub(crate) fn take_back(&self) -> Result<(), PidfileError> {
+        // What it returns would remove the file.
+        Pidfile::take(self.0.clone()).map(std::mem::forget)
     }
 }
 
 impl Drop for Pidfile {
     fn drop(&mut self) {
-        // Nothing to be done if it is gone already.
-        let _ = fs::remove_file(&self.0);
+        if fs::read(&self.0).is_ok_and(|text| text == own_line().as_bytes()) {
+            // Nothing to be done if it is gone already.
+            let _ = fs::remove_file(&self.0);
+        }
     }
+}
+
+fn own_line() -> String {
+    format!("{}\n", process::id())
 }
 
 /// Whether `pid` is alive and not we. A container's main process has the same number at every start, so its own pidfile,
@@ -133,6 +154,23 @@ mod tests {
             assert_eq!(fs::read_to_string(&path).unwrap(), format!("{}\n", process::id()));
             drop(pidfile);
         }
+    }
+
+    #[test]
+    fn one_that_was_taken_over_is_not_removed() {
+        let path = path("taken");
+        let pidfile = Pidfile::create(path.clone()).unwrap();
+        let parent = format!("{}\n", std::os::unix::process::parent_id());
+        fs::write(&path, &parent).unwrap();
+        drop(pidfile);
+        assert_eq!(fs::read_to_string(&path).unwrap(), parent);
+        let pidfile = Pidfile::take(path.clone()).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), own_line());
+        fs::write(&path, &parent).unwrap();
+        pidfile.take_back().unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap(), own_line());
+        drop(pidfile);
+        assert!(!path.exists());
     }
 
     #[test]

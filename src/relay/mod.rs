@@ -23,14 +23,14 @@ pub(crate) mod fuzzing;
 
 use pgweir_proto::frame::BadLength;
 
-pub(crate) use names::Names;
+pub(crate) use names::{Names, NamesParts, Unnamed};
 pub(crate) use outstanding::{Books, Outstanding};
-pub(crate) use prepared::Prepared;
+pub(crate) use prepared::{Prepared, PreparedParts};
 pub(crate) use queue::{Kind, Request, Step};
 pub(crate) use replies::{Edit, Event, Replies, ReplyFault};
 pub(crate) use requests::{First, RequestLimits, Requests, Stop};
 pub(crate) use session_use::SessionUse;
-pub(crate) use statement::{Dialect, in_memory};
+pub(crate) use statement::{Dialect, Statement, adopt, begin_numbers_after, in_memory, last_number};
 pub(crate) use tracking::{Parses, Tracking, TrackingSettings};
 
 /// A message up to this size is forwarded whole, so that a client that sends only the head of

@@ -49,6 +49,15 @@ pub(crate) enum Unnamed {
     Shared(Arc<Statement>),
 }
 
+/// Settled names, as another process goes on with them.
+#[derive(Debug)]
+pub(crate) struct NamesParts {
+    pub(crate) known: Vec<(Box<[u8]>, Arc<Statement>)>,
+    pub(crate) unnamed: Unnamed,
+    /// The linked server's unnamed statement is what this client has made of it.
+    pub(crate) is_unnamed_here: bool,
+}
+
 /// A change that the server has not confirmed.
 #[derive(Debug)]
 struct Change {
@@ -256,6 +265,36 @@ impl Names {
         inner.take_back(names.into_iter().map(|name| Undo::Named { name, before: None }));
     }
 
+    /// The server has confirmed all of it.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.inner.as_ref().is_none_or(|inner| inner.journal.is_empty())
+    }
+
+    /// `None`: the server has yet to confirm some of it.
+    pub(crate) fn parts(&self) -> Option<NamesParts> {
+        let Some(inner) = &self.inner else {
+            return Some(NamesParts { known: Vec::new(), unnamed: Unnamed::None, is_unnamed_here: false });
+        };
+        let known = inner.known.iter().map(|(name, statement)| (name.clone(), Arc::clone(statement))).collect();
+        let UnnamedState { means, is_here } = &inner.unnamed;
+        let parts = NamesParts { known, unnamed: means.clone(), is_unnamed_here: *is_here };
+        self.is_settled().then_some(parts)
+    }
+
+    pub(crate) fn from_parts(parts: NamesParts) -> Names {
+        let NamesParts { known, unnamed, is_unnamed_here } = parts;
+        let mut names = Names::default();
+        if known.is_empty() && matches!(unnamed, Unnamed::None) && !is_unnamed_here {
+            return names;
+        }
+        let inner = names.inner();
+        for (name, statement) in known {
+            inner.set(&name, Some(statement));
+        }
+        inner.unnamed = UnnamedState { means: unnamed, is_here: is_unnamed_here };
+        names
+    }
+
     /// The client parts from its server.
     pub(crate) fn part(&mut self) {
         let Some(inner) = &mut self.inner else { return };
@@ -352,6 +391,21 @@ mod tests {
         assert_eq!(ids(&names)[0], Some(b.id));
         names.undo(2);
         assert_eq!((ids(&names)[0], names.bytes()), (None, 0));
+    }
+
+    #[test]
+    fn only_settled_names_have_parts_which_make_the_same_again() {
+        let a = statement("a");
+        let mut names = Names::default();
+        names.insert(b"x", Arc::clone(&a), 1);
+        assert!(names.parts().is_none());
+        names.confirm();
+        names.set_unnamed(Unnamed::Raw(b"raw".to_vec()), 1);
+        names.confirm();
+        let again = Names::from_parts(names.parts().unwrap());
+        assert_eq!((ids(&again), again.bytes()), (ids(&names), names.bytes()));
+        assert!(again.is_unnamed_here());
+        assert_eq!(Names::from_parts(Names::default().parts().unwrap()).len(), 0);
     }
 
     #[test]

@@ -107,6 +107,16 @@ impl Outstanding {
         }
     }
 
+    /// The transaction's state, if nothing is under way either way: the last that was sent was a ReadyForQuery.
+    pub(crate) fn resting(&self) -> Option<TransactionStatus> {
+        self.status.filter(|_| self.queue.is_empty() && !self.skipping && !self.copy_in)
+    }
+
+    /// The state of a server that rests so.
+    pub(crate) fn rest(status: TransactionStatus, is_doubtful: bool) -> Outstanding {
+        Outstanding { status: Some(status), last_status: status, doubtful: is_doubtful, ..Outstanding::new() }
+    }
+
     /// The transaction, if one is open, has not failed, and only this group can make it fail.
     pub(crate) fn is_status_sure(&self) -> bool {
         self.last_status != TransactionStatus::Failed && self.queue.ends() == 0

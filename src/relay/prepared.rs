@@ -45,6 +45,15 @@ struct Closing {
     group: u64,
 }
 
+/// Settled statements of a server, as another process goes on with them.
+#[derive(Debug)]
+pub(crate) struct PreparedParts {
+    /// Least recently used first; false: it may be gone, or outdated.
+    pub(crate) statements: Vec<(Arc<Statement>, bool)>,
+    /// SQL-level PREPAREs without their DEALLOCATE.
+    pub(crate) sql_level: u32,
+}
+
 /// What a server knows of a statement.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Known {
@@ -135,6 +144,35 @@ impl Prepared {
         }
     }
 
+    /// Nothing of it waits for an answer.
+    pub(crate) fn is_settled(&self) -> bool {
+        self.closing.is_empty() && self.slots.values().all(|slot| slot.parsing.is_none())
+    }
+
+    /// What another process needs to go on with them, least recently used first, and of each whether it is
+    /// beyond doubt. `None`: something is not answered.
+    pub(crate) fn parts(&self) -> Option<PreparedParts> {
+        if !self.is_settled() {
+            return None;
+        }
+        let mut slots: Vec<&Slot> = self.slots.values().collect();
+        slots.sort_unstable_by_key(|slot| slot.used);
+        let part = |slot: &Slot| (Arc::clone(&slot.statement), slot.parsed >= self.trusted_since);
+        Some(PreparedParts { statements: slots.into_iter().map(part).collect(), sql_level: self.sql_level })
+    }
+
+    pub(crate) fn from_parts(parts: PreparedParts) -> Prepared {
+        let mut prepared = Prepared { trusted_since: 1, sql_level: parts.sql_level, ..Prepared::default() };
+        for (statement, is_trusted) in parts.statements {
+            prepared.clock += 1;
+            let used = prepared.clock;
+            let parsed = if is_trusted { used } else { 0 };
+            prepared.slots.insert(statement.id, Slot { statement, used, parsed, parsing: None });
+        }
+        prepared.settle();
+        prepared
+    }
+
     /// Something was sent that may take all statements from the server.
     pub(crate) fn distrust(&mut self) {
         self.clock += 1;
@@ -210,6 +248,24 @@ mod tests {
         prepared.begin(&a, 2);
         prepared.parse_undone(a.id);
         assert_eq!(prepared.look(&a, 2), Known::Absent);
+    }
+
+    #[test]
+    fn parts_make_the_same_again() {
+        let (a, b, c) = (statement("a"), statement("b"), statement("c"));
+        let mut prepared = with(&[&a, &b]);
+        prepared.distrust();
+        prepared.look(&a, 2);
+        prepared.begin(&c, 2);
+        assert!(prepared.parts().is_none());
+        prepared.parsed(c.id);
+        prepared.sql_prepared();
+        let mut again = Prepared::from_parts(prepared.parts().unwrap());
+        assert!(again.is_pinned());
+        assert_eq!([&a, &b, &c].map(|s| again.look(s, 3)), [Known::Doubtful, Known::Doubtful, Known::Ready]);
+        let mut again = Prepared::from_parts(prepared.parts().unwrap());
+        again.look(&c, 3);
+        assert_eq!(again.evict(2, 3).unwrap().id, b.id);
     }
 
     #[test]

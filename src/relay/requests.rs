@@ -93,6 +93,11 @@ impl Requests {
         self.body_left == 0 && self.collected.is_empty()
     }
 
+    /// Nothing of a message is remembered.
+    pub(crate) fn is_resting(&self) -> bool {
+        self.at_boundary() && self.discard_left == 0
+    }
+
     /// The last byte that was dealt with was the last of a message.
     pub(crate) fn is_between_messages(&self) -> bool {
         self.body_left == 0

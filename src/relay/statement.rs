@@ -19,7 +19,7 @@ pub(crate) struct Dialect {
     pub(crate) pool: u64,
     /// The settings under which it is analysed: `'1/2/2003'::date` becomes a constant already
     /// when it is parsed, by the DateStyle of that moment. Equal numbers stand for equal settings.
-    pub(crate) settings: u64,
+    pub(crate) settings: u128,
 }
 
 /// A text with its parameter types, as any number of clients have prepared it.
@@ -42,6 +42,8 @@ pub(crate) struct Statement {
 /// All of them, by the hash of text, types and dialect.
 static KNOWN: LazyLock<DashMap<u64, Vec<Weak<Statement>>>> = LazyLock::new(DashMap::new);
 static HASHER: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+/// So many bits of a number are counted by one process, those above them count the processes that took over.
+const NUMBERS_BITS: u32 = 32;
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 static COUNT: AtomicUsize = AtomicUsize::new(0);
 static BYTES: AtomicUsize = AtomicUsize::new(0);
@@ -86,8 +88,33 @@ pub(crate) fn intern(body: &[u8], dialect: Dialect) -> Arc<Statement> {
     if let Some(statement) = known.iter().filter_map(Weak::upgrade).find(|statement| statement.is(body, dialect)) {
         return statement;
     }
-    let statement = Arc::new(Statement::new(body, dialect, hash));
+    let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    let statement = Arc::new(Statement::new(id, body, dialect, hash));
     known.push(Arc::downgrade(&statement));
+    statement
+}
+
+/// Numbers of statements are given from here on, so far from those of the process before this one that the two
+/// never give the same.
+pub(crate) fn begin_numbers_after(last: u64) {
+    NEXT_ID.fetch_max(((last >> NUMBERS_BITS) + 1) << NUMBERS_BITS, Ordering::Relaxed);
+}
+
+/// The number that the next new text gets.
+pub(crate) fn last_number() -> u64 {
+    NEXT_ID.load(Ordering::Relaxed)
+}
+
+/// The statement that another process has called by this number. Servers know it by that.
+pub(crate) fn adopt(id: u64, body: &[u8], dialect: Dialect, is_retired: bool) -> Arc<Statement> {
+    let hash = hash(body, dialect);
+    let statement = Arc::new(Statement::new(id, body, dialect, hash));
+    statement.is_retired.store(is_retired, Ordering::Relaxed);
+    let mut known = KNOWN.entry(hash).or_default();
+    if !is_retired && known.iter().filter_map(Weak::upgrade).all(|other| !other.is(body, dialect)) {
+        known.push(Arc::downgrade(&statement));
+    }
+    drop(known);
     statement
 }
 
@@ -96,8 +123,7 @@ fn hash(body: &[u8], dialect: Dialect) -> u64 {
 }
 
 impl Statement {
-    fn new(body: &[u8], dialect: Dialect, hash: u64) -> Statement {
-        let id = NEXT_ID.fetch_add(1, Ordering::Relaxed);
+    fn new(id: u64, body: &[u8], dialect: Dialect, hash: u64) -> Statement {
         let name = format!("{PREFIX}{id}");
         let mut parse = Vec::with_capacity(HEADER_LEN + name.len() + 1 + body.len());
         let at = frame::begin(&mut parse, tag::PARSE);
@@ -182,6 +208,19 @@ mod tests {
         drop((first, second));
         assert!(find(body, A).is_none());
         assert_ne!(intern(body, A).id, id);
+    }
+
+    #[test]
+    fn an_adopted_statement_keeps_its_number_and_is_found() {
+        let body = b"select 'adopted'\0\0\0";
+        let adopted = adopt(7 << 40, body, A, false);
+        assert_eq!(adopted.name(), format!("PGWEIR_{}\0", 7u64 << 40).as_bytes());
+        assert!(Arc::ptr_eq(&intern(body, A), &adopted));
+        let again = adopt(8 << 40, body, A, false);
+        assert!(Arc::ptr_eq(&intern(body, A), &adopted));
+        drop((adopted, again));
+        let retired = adopt(9 << 40, body, A, true);
+        assert!(retired.is_retired() && find(body, A).is_none());
     }
 
     #[test]

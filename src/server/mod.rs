@@ -4,6 +4,7 @@ pub(crate) mod auth_query;
 pub(crate) mod cancel;
 pub(crate) mod connect;
 pub(crate) mod dns;
+pub(crate) mod handover;
 pub(crate) mod hosts;
 pub(crate) mod login;
 pub(crate) mod parameters;
@@ -90,14 +91,15 @@ impl Server {
     /// Why an idle server is of no more use: it has gone, or sent something that nobody asked
     /// for (a notification for a client that is gone, the last words before a shutdown).
     pub(crate) fn reason_to_drop(&self) -> Option<&'static str> {
-        match &self.socket {
-            Socket::Attached(stream) => stream.unread().map(|unread| match unread {
-                Unread::Bytes => "idle server got dirty",
-                Unread::End => "server conn crashed?",
-            }),
-            Socket::Detached(_) => None,
-            Socket::Gone => Some("server conn crashed?"),
-        }
+        let unread = match &self.socket {
+            Socket::Attached(stream) => stream.unread(),
+            Socket::Detached(detached) => detached.unread(),
+            Socket::Gone => Some(Unread::End),
+        };
+        unread.map(|unread| match unread {
+            Unread::Bytes => "idle server got dirty",
+            Unread::End => "server conn crashed?",
+        })
     }
 
     /// Ends the connection, says why in the log, and tells the server if it can be told.

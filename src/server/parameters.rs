@@ -5,10 +5,12 @@
 //! in the usual case, and a client costs no memory for them.
 
 use std::borrow::Borrow;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Write;
 use std::hash::{Hash, Hasher};
 use std::sync::{Arc, LazyLock, Mutex, PoisonError};
+
+use ring::digest::{self, SHA256};
 
 /// The names that are tracked; fixed for the life of the process.
 #[derive(Debug, PartialEq, Eq)]
@@ -39,6 +41,11 @@ impl Tracked {
         self.names.iter().position(|known| known.eq_ignore_ascii_case(name))
     }
 
+    /// All of them, in their order.
+    pub(crate) fn names(&self) -> &[String] {
+        &self.names
+    }
+
     pub(crate) fn name(&self, position: usize) -> &str {
         &self.names[position]
     }
@@ -52,7 +59,7 @@ pub(crate) struct Parameters(Arc<Set>);
 struct Set {
     values: Values,
     /// Equal where a text means the same.
-    dialect: u64,
+    dialect: u128,
 }
 
 impl Borrow<[Option<Arc<str>>]> for Shares {
@@ -85,10 +92,6 @@ static SHARED: LazyLock<Mutex<Shared>> = LazyLock::new(Mutex::default);
 #[derive(Default)]
 struct Shared {
     sets: HashSet<Shares>,
-    /// By all values but `application_name`, which no analysis of a text depends on.
-    dialects: HashMap<Values, u64>,
-    /// Never given again, since a statement may outlive the sets that it was prepared under.
-    last_dialect: u64,
     /// Unused sets are dropped when there are so many.
     sweep_at: usize,
 }
@@ -102,7 +105,7 @@ fn share(values: Vec<Option<Arc<str>>>) -> Parameters {
     if shared.sets.len() >= shared.sweep_at {
         shared.sweep();
     }
-    let new = Arc::new(Set { dialect: shared.dialect(&values), values: values.into() });
+    let new = Arc::new(Set { dialect: dialect(&values), values: values.into() });
     shared.sets.insert(Shares(Arc::clone(&new)));
     Parameters(new)
 }
@@ -111,23 +114,30 @@ impl Shared {
     fn sweep(&mut self) {
         self.sets.retain(|set| Arc::strong_count(&set.0) > 1);
         self.sweep_at = (2 * self.sets.len()).max(64);
-        let used: HashSet<u64> = self.sets.iter().map(|set| set.0.dialect).collect();
-        self.dialects.retain(|_, dialect| used.contains(dialect));
     }
+}
 
-    fn dialect(&mut self, values: &[Option<Arc<str>>]) -> u64 {
-        let mut nameless = values.to_vec();
-        nameless[APPLICATION_NAME] = None;
-        *self.dialects.entry(nameless.into()).or_insert_with(|| {
-            self.last_dialect += 1;
-            self.last_dialect
-        })
+/// Made of all values but `application_name`, which no analysis of a text depends on. A digest is the same in
+/// the next process, and outlives the sets, as the statements that were prepared under them may.
+fn dialect(values: &[Option<Arc<str>>]) -> u128 {
+    let mut digest = digest::Context::new(&SHA256);
+    for (position, value) in values.iter().enumerate().filter(|(position, _)| *position != APPLICATION_NAME) {
+        let Some(value) = value else { continue };
+        digest.update(&[position, value.len()].map(usize::to_be_bytes).concat());
+        digest.update(value.as_bytes());
     }
+    let digest = digest.finish();
+    digest.as_ref().first_chunk().copied().map_or(0, u128::from_be_bytes)
 }
 
 impl Parameters {
     pub(crate) fn none(tracked: &Tracked) -> Parameters {
         share(vec![None; tracked.names.len()])
+    }
+
+    /// Names and values, for a process that may track others.
+    pub(crate) fn named(&self, tracked: &Tracked) -> Vec<(String, String)> {
+        self.values().map(|(position, value)| (tracked.name(position).to_owned(), value.to_string())).collect()
     }
 
     /// Those of what a server reports.
@@ -146,7 +156,7 @@ impl Parameters {
 
     /// What texts are analysed under: equal numbers stand for equal settings.
     #[inline]
-    pub(crate) fn dialect(&self) -> u64 {
+    pub(crate) fn dialect(&self) -> u128 {
         self.0.dialect
     }
 
@@ -241,6 +251,9 @@ mod tests {
         let (a, b) = (none.with(2, "UTC").with(4, "x"), none.with(4, "x").with(2, "UTC"));
         assert!(a.is_same(&b) && !a.is_same(&none));
         assert!(a.with(4, "y").with(4, "x").is_same(&a));
+        assert_eq!(a.dialect(), a.with(4, "y").dialect());
+        let others = [a.with(2, "GMT"), none.with(3, "UTC"), none.with(0, "UTC"), none.clone()];
+        assert!(others.iter().all(|other| other.dialect() != a.dialect()));
     }
 
     #[test]

@@ -438,4 +438,18 @@ mod beyond_pgbouncer {
         assert_eq!(client.one("show extra_float_digits"), "0");
         assert_eq!(bouncer.pool("app", "postgres", "sv_idle"), 1);
     }
+    #[test]
+    fn nor_on_a_server_that_comes_from_another_process() {
+        let mut bouncer = start("md5", |setup| setup.app("user=postgres pool_size=1"));
+        let mut client = bouncer.try_client("hashed", "app", PASSWORD).expect("log in");
+        client.run(
+            "create temp table pg_authid (rolname name, rolpassword text, rolvaliduntil timestamptz, rolcanlogin bool)",
+        );
+        client.run("insert into pg_authid values ('salted', 'mine', null, true)");
+        let backend = client.backend();
+        bouncer.reboot().wait_exit();
+        is_turned_away(&bouncer, "salted", "mine");
+        assert!(bouncer.try_client("salted", "app", PASSWORD).is_ok());
+        assert_eq!(client.backend(), backend);
+    }
 }

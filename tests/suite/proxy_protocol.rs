@@ -240,4 +240,29 @@ mod beyond_pgbouncer {
             "28000",
         );
     }
+    #[test]
+    fn another_process_takes_over_the_port_and_knows_where_clients_come_from() {
+        let (mut bouncer, port) = start(|setup| setup);
+        let mut client = logged_in(port, &header_v1(CLIENT));
+        // It has said where it comes from and nothing more.
+        let mut begun = connect(port, &header_v2(CLIENT_V6));
+        begun.wait_taken();
+        let mut former = bouncer.reboot();
+        begun.login("app", "app", "", &[]).expect("log in");
+        former.wait_exit();
+        let log = bouncer.log();
+        for kind in ["", " (PROXY protocol)"] {
+            let port = if kind.is_empty() { bouncer.port } else { port };
+            let line = format!("listening on 127.0.0.1:{port}{kind}, as the process before");
+            assert!(log.contains(&line), "{line}: {log}");
+        }
+        let mut fresh = logged_in(port, &header_v1("203.0.113.9:99"));
+        for wire in [&mut client, &mut begun, &mut fresh] {
+            assert_eq!(wire.one("select 'in'"), "in");
+        }
+        let mut addresses = addresses(&bouncer);
+        addresses.sort();
+        assert_eq!(addresses, ["2001:db8::7 4711", "203.0.113.7 4711", "203.0.113.9 99"]);
+        connect(port, &msg::packet(msg::SSL_REQUEST, &[])).expect_closed();
+    }
 }

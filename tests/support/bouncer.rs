@@ -144,6 +144,41 @@ pub(crate) struct Bouncer {
     pub(crate) server_database: String,
     setup: Setup,
     child: Child,
+    /// Where the process logs, beside its configuration.
+    log: String,
+}
+
+/// A process that another has taken over from; killed when dropped.
+pub(crate) struct Former {
+    child: Child,
+    /// Its log.
+    path: PathBuf,
+}
+
+impl Former {
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().expect("wait for the former process").is_none()
+    }
+
+    #[track_caller]
+    pub(crate) fn wait_exit(&mut self) {
+        wait_until("the former process ends", PATIENCE, || !self.is_running());
+    }
+
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&fs::read(&self.path).expect("read the log")).into_owned()
+    }
+}
+
+impl Drop for Former {
+    fn drop(&mut self) {
+        // It may have ended on its own; both calls then do nothing.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if thread::panicking() {
+            eprintln!("--- log of the former process\n{}", self.log());
+        }
+    }
 }
 
 impl Setup {
@@ -195,20 +230,45 @@ impl Bouncer {
         let port = setup.settings["listen_port"].parse().expect("a port");
         setup.write(&dir);
         let program = setup.program.unwrap_or(&BINARY);
-        let child = Bouncer::spawn_program(program, &dir.join("pooler.ini"), "log", &setup.env);
-        let mut bouncer = Bouncer { dir, port, server_database: database, setup, child };
+        let child = Bouncer::spawn_program(program, &[], &dir.join("pooler.ini"), "log", &setup.env);
+        let mut bouncer = Bouncer { dir, port, server_database: database, setup, child, log: "log".into() };
         bouncer.wait_serving();
         bouncer
     }
 
-    /// Starts the pooler, to log into `log` beside its configuration.
-    pub(crate) fn spawn(ini: &Path, log: &str) -> Child {
-        Bouncer::spawn_program(&BINARY, ini, log, &BTreeMap::new())
+    /// The program under test.
+    pub(crate) fn program() -> &'static Path {
+        &BINARY
     }
 
-    fn spawn_program(program: &Path, ini: &Path, log: &str, env: &BTreeMap<String, String>) -> Child {
+    /// Starts the pooler, to log into `log` beside its configuration.
+    pub(crate) fn spawn(ini: &Path, log: &str) -> Child {
+        Bouncer::spawn_program(&BINARY, &[], ini, log, &BTreeMap::new())
+    }
+
+    /// Starts a process that takes over from this one, to log into `log`.
+    pub(crate) fn spawn_successor(&self, ini: &Path, log: &str) -> Child {
+        Bouncer::spawn_program(&BINARY, &["-R"], ini, log, &self.setup.env)
+    }
+
+    /// Has another process take over, which this is from now on.
+    #[track_caller]
+    pub(crate) fn reboot(&mut self) -> Former {
+        let log = format!("{}+", self.log);
+        let child = self.spawn_successor(&self.dir.join("pooler.ini"), &log);
+        let path = self.dir.join(std::mem::replace(&mut self.log, log));
+        let former = Former { child: std::mem::replace(&mut self.child, child), path };
+        wait_until("the next process is up", PATIENCE, || {
+            assert!(self.is_running(), "the next process has ended:\n{}", self.log());
+            self.log().contains("process up")
+        });
+        former
+    }
+
+    fn spawn_program(program: &Path, options: &[&str], ini: &Path, log: &str, env: &BTreeMap<String, String>) -> Child {
         let log = File::create(ini.with_file_name(log)).expect("create the log");
         process::unprivileged(program, "KILL")
+            .args(options)
             .arg(ini)
             // What is set here for others must not configure the pooler.
             .env_clear()
@@ -364,7 +424,7 @@ impl Bouncer {
     }
 
     pub(crate) fn log(&self) -> String {
-        String::from_utf8_lossy(&fs::read(self.dir.join("log")).expect("read the log")).into_owned()
+        String::from_utf8_lossy(&fs::read(self.dir.join(&self.log)).expect("read the log")).into_owned()
     }
 
     pub(crate) fn wait_log(&self, text: &str) {

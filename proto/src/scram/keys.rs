@@ -28,6 +28,22 @@ impl ScramKeys {
         ScramKeys { client_key: sign(&salted, &[b"Client Key"]), server_key: sign(&salted, &[b"Server Key"]) }
     }
 
+    /// Both, for another process of the pooler: for no log.
+    pub fn to_bytes(&self) -> [u8; 64] {
+        let mut bytes = [0; 64];
+        bytes[..32].copy_from_slice(&self.client_key);
+        bytes[32..].copy_from_slice(&self.server_key);
+        bytes
+    }
+
+    /// What `to_bytes` gives.
+    pub fn from_bytes(bytes: &[u8; 64]) -> ScramKeys {
+        let (mut client_key, mut server_key) = ([0; 32], [0; 32]);
+        client_key.copy_from_slice(&bytes[..32]);
+        server_key.copy_from_slice(&bytes[32..]);
+        ScramKeys { client_key, server_key }
+    }
+
     pub(super) fn stored_key(&self) -> Key {
         sha256(&self.client_key)
     }

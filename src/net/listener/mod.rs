@@ -1,6 +1,7 @@
 //! The sockets that clients connect to.
 
 mod failure;
+mod inherited;
 mod tcp;
 mod unix;
 
@@ -10,11 +11,11 @@ use std::{fmt, io};
 
 use pgweir_config::Settings;
 
+pub(crate) use inherited::Inherited;
 pub(crate) use tcp::set_defer_accept;
-pub(crate) use unix::{SocketFile, UnixSocket};
+pub(crate) use unix::{UnixName, UnixSocket};
 
 use crate::log::log_at;
-use unix::UnixName;
 
 #[derive(Debug)]
 pub(crate) enum ListenError {
@@ -63,33 +64,89 @@ pub(crate) struct Listeners {
     pub(crate) tcp: Vec<TcpListener>,
     /// Those at `proxy_protocol_port`.
     pub(crate) proxied: Vec<TcpListener>,
-    /// None: `unix_socket_dir` is empty.
-    pub(crate) unix: Option<UnixSocket>,
+    /// One as `unix_socket_dir` says, or as many as a service manager has passed.
+    pub(crate) unix: Vec<UnixSocket>,
+    /// They are the service manager's.
+    pub(crate) are_activated: bool,
 }
 
 impl Listeners {
     /// Binds what the settings say. As in PgBouncer, one address out of several may fail, the Unix socket may not.
     pub(crate) fn bind(settings: &Settings) -> Result<Listeners, ListenError> {
+        Listeners::bind_others(settings, Vec::new())
+    }
+
+    /// The same where the sockets of the process before are there already. Those that the settings do not name are closed.
+    pub(crate) fn bind_others(settings: &Settings, mut inherited: Vec<Inherited>) -> Result<Listeners, ListenError> {
         let unix = UnixName::of(settings);
-        if let Some(name) = &unix {
+        let unix_here = unix.as_ref().and_then(|name| inherited::take_unix(&mut inherited, name));
+        if let (Some(name), None) = (&unix, &unix_here) {
             name.check_free()?;
         }
-        let tcp = bind_all(settings, settings.listen_port, "")?;
+        let tcp = bind_all(settings, settings.listen_port, false, &mut inherited)?;
         let proxied = match u16::try_from(settings.proxy_protocol_port) {
-            Ok(port @ 1..) => bind_all(settings, port, " (PROXY protocol)")?,
+            Ok(port @ 1..) => bind_all(settings, port, true, &mut inherited)?,
             _ => Vec::new(),
         };
-        let unix = unix.map(|name| name.bind(settings)).transpose()?;
+        let unix = match (unix_here, unix) {
+            (Some(here), _) => Some(here),
+            (None, name) => name.map(|name| name.bind(settings)).transpose()?,
+        };
         if tcp.is_empty() && unix.is_none() {
             return Err(ListenError::Nowhere);
         }
-        Ok(Listeners { tcp, proxied, unix })
+        Ok(Listeners { tcp, proxied, unix: unix.into_iter().collect(), are_activated: false })
+    }
+
+    /// All TCP listeners, each with whether its connections begin with a PROXY header.
+    pub(crate) fn of_tcp(&self) -> impl Iterator<Item = (&TcpListener, bool)> {
+        let direct = self.tcp.iter().map(|listener| (listener, false));
+        direct.chain(self.proxied.iter().map(|listener| (listener, true)))
+    }
+
+    /// The sockets that a service manager has passed, and no others, as in PgBouncer.
+    pub(crate) fn activated(settings: &Settings, passed: Vec<Inherited>) -> Listeners {
+        let ignored = |name: &str| log_at!(Warning, "sockets passed from service manager, {name} ignored");
+        if !settings.listen_addr.is_empty() {
+            ignored("listen_addr");
+        }
+        if settings.unix_socket_dir != Settings::default().unix_socket_dir && UnixName::of(settings).is_some() {
+            ignored("unix_socket_dir");
+        }
+        if settings.proxy_protocol_port != 0 {
+            ignored("proxy_protocol_port");
+        }
+        let mut listeners = Listeners { tcp: Vec::new(), proxied: Vec::new(), unix: Vec::new(), are_activated: true };
+        for socket in passed {
+            log_at!(Log, "socket passed from service manager: {socket}");
+            match socket {
+                Inherited::Tcp { listener, .. } => {
+                    set_defer_accept(&listener, settings.tcp_defer_accept);
+                    listeners.tcp.push(listener);
+                }
+                Inherited::Unix(listener) => listeners.unix.push(UnixSocket::of_another(listener, None)),
+            }
+        }
+        listeners
     }
 }
 
-fn bind_all(settings: &Settings, port: u16, kind: &str) -> Result<Vec<TcpListener>, ListenError> {
+/// Listens at `port` on all addresses, by sockets that are there already where there are such.
+fn bind_all(
+    settings: &Settings,
+    port: u16,
+    is_proxied: bool,
+    inherited: &mut Vec<Inherited>,
+) -> Result<Vec<TcpListener>, ListenError> {
+    let kind = if is_proxied { " (PROXY protocol)" } else { "" };
     let mut listeners = Vec::new();
     for address in tcp::addresses(settings, port)? {
+        if let Some(listener) = inherited::take_tcp(inherited, address, is_proxied) {
+            set_defer_accept(&listener, settings.tcp_defer_accept);
+            log_at!(Log, "listening on {address}{kind}, as the process before");
+            listeners.push(listener);
+            continue;
+        }
         match tcp::bind(address, settings) {
             Ok(listener) => {
                 log_at!(Log, "listening on {address}{kind}");
@@ -186,7 +243,7 @@ mod tests {
         let (dir, port) = (Dir::new("nonblocking"), free_port());
         let listeners = Listeners::bind(&dir.settings("127.0.0.1", port)).unwrap();
         let tcp = listeners.tcp[0].accept().unwrap_err();
-        let unix = listeners.unix.unwrap().listener.accept().unwrap_err();
+        let unix = listeners.unix[0].listener.accept().unwrap_err();
         assert_eq!([tcp.kind(), unix.kind()], [io::ErrorKind::WouldBlock; 2]);
     }
 

@@ -13,15 +13,37 @@ use super::failure::{Call, Failure};
 use super::{ListenError, backlog};
 use crate::log::log_at;
 
-/// A Unix socket. Its file goes when `file` is dropped.
+/// A Unix socket.
 pub(crate) struct UnixSocket {
     pub(crate) listener: UnixListener,
-    /// None: it has none, being abstract.
-    pub(crate) file: Option<SocketFile>,
+    /// Where its file is, for us to remove; None: it has none, being abstract, or it is a service manager's.
+    path: Option<PathBuf>,
+    /// Goes when dropped. None: there is none to remove, or another process will.
+    file: Option<SocketFile>,
+}
+
+impl UnixSocket {
+    /// A socket that another process has made, whose file is its own for now.
+    pub(super) fn of_another(listener: UnixListener, path: Option<PathBuf>) -> UnixSocket {
+        UnixSocket { listener, path, file: None }
+    }
+
+    /// From now on it is for this process to remove the file.
+    pub(crate) fn own_file(&mut self) {
+        if self.file.is_none() {
+            self.file = self.path.as_ref().and_then(|path| SocketFile::new(path).ok());
+        }
+    }
+
+    /// From now on it is for another process.
+    pub(crate) fn leave_file(&mut self) {
+        self.file.iter_mut().for_each(|file| file.is_left = true);
+        self.file = None;
+    }
 }
 
 /// Where our Unix socket is.
-pub(super) struct UnixName {
+pub(crate) struct UnixName {
     /// Directory and name of the socket; abstract if it begins with `@`, as libpq has it.
     path: PathBuf,
     is_abstract: bool,
@@ -35,14 +57,19 @@ impl fmt::Display for UnixName {
 }
 
 impl UnixName {
-    pub(super) fn of(settings: &Settings) -> Option<UnixName> {
+    pub(crate) fn of(settings: &Settings) -> Option<UnixName> {
         let port = settings.listen_port;
         let dir = settings.unix_socket_dir.as_ref().filter(|dir| !dir.is_empty())?;
         let path = PathBuf::from(format!("{dir}/.s.PGSQL.{port}"));
         Some(UnixName { path, is_abstract: dir.starts_with('@'), port })
     }
 
-    fn address(&self) -> io::Result<SockAddr> {
+    /// Where its file is; None: it is abstract.
+    pub(super) fn path(&self) -> Option<&Path> {
+        (!self.is_abstract).then_some(&self.path)
+    }
+
+    pub(crate) fn address(&self) -> io::Result<SockAddr> {
         if !self.is_abstract {
             return SockAddr::unix(&self.path);
         }
@@ -103,30 +130,27 @@ impl UnixName {
     fn try_bind(&self, settings: &Settings) -> Result<UnixSocket, Failure> {
         let socket = Socket::new(Domain::UNIX, Type::STREAM.nonblocking(), None).of("socket")?;
         socket.bind(&self.address().of("bind")?).of("bind")?;
-        let file = if self.is_abstract {
-            None
-        } else {
-            let file = SocketFile::new(&self.path).of("stat")?;
-            file.set_access(settings)?;
-            Some(file)
-        };
+        let file = self.path().map(|path| SocketFile::new(path).of("stat")).transpose()?;
+        file.iter().try_for_each(|file| file.set_access(settings))?;
         // Only now: nobody can connect with the permissions that the file was made with.
         socket.listen(backlog(settings)).of("listen")?;
-        Ok(UnixSocket { listener: socket.into(), file })
+        Ok(UnixSocket { listener: socket.into(), path: self.path().map(Path::to_owned), file })
     }
 }
 
 /// The file of our Unix socket. Removed when dropped, unless another process has put its own in place.
-pub(crate) struct SocketFile {
+struct SocketFile {
     path: PathBuf,
     /// Device and inode, to know it again.
     id: (u64, u64),
+    /// Another process has it now.
+    is_left: bool,
 }
 
 impl SocketFile {
     fn new(path: &Path) -> io::Result<SocketFile> {
         let id = SocketFile::id(path)?;
-        Ok(SocketFile { path: path.to_owned(), id })
+        Ok(SocketFile { path: path.to_owned(), id, is_left: false })
     }
 
     fn id(path: &Path) -> io::Result<(u64, u64)> {
@@ -145,7 +169,7 @@ impl SocketFile {
 
 impl Drop for SocketFile {
     fn drop(&mut self) {
-        if SocketFile::id(&self.path).is_ok_and(|id| id == self.id) {
+        if !self.is_left && SocketFile::id(&self.path).is_ok_and(|id| id == self.id) {
             // Nobody is left to be told of a failure, and the next start removes it.
             let _ = fs::remove_file(&self.path);
         }

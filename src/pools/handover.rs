@@ -1,0 +1,191 @@
+//! Pools go to the process that takes over, or come from the one before.
+
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+
+use pgweir_proto::scram::ScramKeys;
+
+use super::launch::Room;
+use super::{Pools, ServerPool};
+use crate::net::clock;
+use crate::pool::{Permit, ServerState};
+use crate::relay::Statement;
+use crate::server::Server;
+use crate::server::connect::{ServerSecret, Welcome};
+use crate::server::handover::Adopter;
+use crate::takeover::Carried;
+use crate::takeover::record::{DatabaseRecord, Keys, PoolRecord, PoolSecret, ServerRecord};
+
+/// A pool of the process before, as it is here.
+pub(crate) struct AdoptedPool {
+    pub(crate) pool: Arc<ServerPool>,
+    /// Its servers are as good as those made here.
+    pub(crate) is_same: bool,
+}
+
+impl Pools {
+    pub(crate) fn database_records(&self) -> Vec<DatabaseRecord> {
+        let of = |database: Arc<super::entries::Database>| DatabaseRecord {
+            name: database.name.to_string(),
+            is_paused: database.is_paused(),
+            is_killed: database.is_killed(),
+            is_disabled: database.is_disabled(),
+        };
+        self.databases().into_iter().map(of).collect()
+    }
+
+    /// PAUSE, KILL and DISABLE, as they are in the process before.
+    pub(crate) fn adopt_state(&self, is_paused: bool, databases: &[DatabaseRecord]) {
+        if is_paused {
+            self.pause(None);
+        }
+        for record in databases.iter().filter(|record| record.is_paused || record.is_disabled) {
+            let Some(database) = self.database(&record.name) else { continue };
+            database.set_disabled(record.is_disabled);
+            match (record.is_killed, record.is_paused) {
+                (true, _) => database.set_killed(),
+                (false, true) => self.pause(Some(&database)),
+                (false, false) => {}
+            }
+        }
+    }
+
+    /// `None`: this process has no such database.
+    pub(crate) fn adopt_pool(self: &Arc<Self>, record: PoolRecord) -> Option<AdoptedPool> {
+        let database = self.database(&record.database)?;
+        let pool = Arc::clone(&self.join(&database, &record.user).pool);
+        // What comes has no TLS.
+        let is_same = database.entry().connection_text() == record.connection && !self.tls().dialer.is_required();
+        if is_same && pool.welcome().is_none() {
+            pool.set_welcome(record.welcome.map(|parameters| Arc::new(Welcome { parameters })));
+        }
+        if pool.learned_secret() == ServerSecret::None {
+            pool.learn_secret(match record.secret {
+                PoolSecret::None {} => ServerSecret::None,
+                PoolSecret::Plain { secret } => ServerSecret::Plain(secret),
+                PoolSecret::Md5 { secret } => ServerSecret::Md5(secret),
+                PoolSecret::Scram { keys } => ServerSecret::Scram(ScramKeys::from_bytes(&keys.0)),
+            });
+        }
+        Some(AdoptedPool { pool, is_same })
+    }
+
+    /// The process gives its clients to another one: it keeps no more servers than clients, and makes none in
+    /// advance.
+    pub(crate) fn set_giving(&self, is_giving: bool) {
+        self.giving.send_replace(is_giving);
+    }
+
+    pub(super) fn is_giving(&self) -> bool {
+        *self.giving.borrow()
+    }
+
+    /// Ends when clients are given to another process.
+    pub(crate) async fn giving(&self) {
+        // It ends with the process only.
+        let _ = self.giving.subscribe().wait_for(|is_giving| *is_giving).await;
+    }
+}
+
+impl ServerPool {
+    pub(crate) fn record(&self) -> PoolRecord {
+        PoolRecord {
+            number: self.number,
+            database: Arc::clone(&self.database.name),
+            user: Arc::clone(&self.user.name),
+            connection: self.database.entry().connection_text(),
+            secret: match self.learned_secret() {
+                ServerSecret::None => PoolSecret::None {},
+                ServerSecret::Plain(secret) => PoolSecret::Plain { secret },
+                ServerSecret::Md5(secret) => PoolSecret::Md5 { secret },
+                ServerSecret::Scram(keys) => PoolSecret::Scram { keys: Keys(keys.to_bytes()) },
+            },
+            welcome: self.welcome().map(|welcome| welcome.parameters.clone()),
+        }
+    }
+
+    /// Takes out the idle servers that the clients which are left have no use for. Those that another process
+    /// cannot go on with are closed.
+    pub(crate) fn take_spare(&self) -> impl Iterator<Item = Box<Server>> + use<> {
+        let clients = self.client_count();
+        let mut left = self.counts().connected();
+        let spare = self.core.take_idle(|_, _, _| {
+            let is_spare = left > clients;
+            left -= u32::from(is_spare);
+            is_spare
+        });
+        let mut fit = Vec::new();
+        for server in spare {
+            match server.reason_to_drop() {
+                Some(reason) => server.close(reason),
+                None if server.info.is_close_needed() => server.close("obsolete connection"),
+                None if !server.is_resting() => server.close("cannot go to the process that takes over"),
+                None => fit.push(server),
+            }
+        }
+        fit.into_iter()
+    }
+
+    /// A server that a client of this pool had now belongs to another process.
+    pub(crate) fn gave_away(self: &Arc<Self>, server: Box<Server>) {
+        drop(server);
+        self.core.closed(ServerState::Active);
+        self.freed();
+    }
+
+    /// Makes a server of another process one of this pool.
+    pub(crate) fn adopt_server(
+        self: &Arc<Self>,
+        record: ServerRecord,
+        fd: OwnedFd,
+        permits: [Permit; 2],
+        statement: &dyn Fn(u64) -> Option<Arc<Statement>>,
+    ) -> Option<Box<Server>> {
+        let pools = self.pools.upgrade()?;
+        let adopter = Adopter {
+            registry: &pools.registry,
+            tracked: &pools.tracked,
+            database: &self.database.name,
+            user: &self.user.name,
+            statement,
+        };
+        let server = Server::adopt(record, fd, permits, &adopter)?;
+        pools.connector.hosts.note_server(server.info.host(), &server.info);
+        Some(Box::new(server))
+    }
+
+    /// Permits for a server that is there already, whatever the limits say.
+    pub(crate) fn permits_beyond_limits(&self) -> Option<[Permit; 2]> {
+        Some([self.database.servers.try_take(0)?, self.user.servers.try_take(0)?])
+    }
+
+    /// The same, unless there are too many already.
+    pub(crate) fn permits_within_limits(self: &Arc<Self>) -> Option<[Permit; 2]> {
+        self.pools.upgrade()?.permits(self, Room::Taken)
+    }
+
+    /// An adopted server that nobody uses.
+    pub(crate) fn add_idle(self: &Arc<Self>, server: Box<Server>) {
+        self.core.adopt(ServerState::Login);
+        self.give_back(ServerState::Login, server, None, clock::now_us());
+    }
+
+    /// An adopted server that its client is linked to.
+    pub(crate) fn count_active(&self) {
+        self.core.adopt(ServerState::Active);
+    }
+
+    /// So many servers of this pool are still to come from the process before; none are made in their place.
+    pub(crate) fn expect(self: &Arc<Self>, coming: u32) {
+        self.core.expect(coming);
+        self.launch();
+    }
+}
+
+/// What of a server goes over.
+pub(crate) fn parcel(server: &Server, pool: &ServerPool) -> Option<(Carried, Vec<Arc<Statement>>, Vec<OwnedFd>)> {
+    let pools = pool.pools.upgrade()?;
+    let (record, statements) = server.record(pool.number, &pools.tracked)?;
+    let fd = server.duplicate_socket().ok()?;
+    Some((Carried::Server(Box::new(record)), statements, vec![fd]))
+}
