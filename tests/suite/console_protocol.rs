@@ -66,7 +66,7 @@ mod beyond_pgbouncer {
         admin.send(&msg::query("PAUSE"));
         admin.send(&msg::extended("PAUSE", &[]));
         admin.send(&msg::extended("SHOW STATE", &[]));
-        let messages = admin.expect("EZ12DDDCZ");
+        let messages = admin.expect("EZ12DDDDCZ");
         assert_eq!(messages[0].error().message, "invalid command 'SHOW NONSENSE', use SHOW HELP;");
         assert_eq!(messages[4].row(), [Some("active".into()), Some("yes".into())]);
         for (steps, code) in [
