@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::support::bouncer::assert_error;
+use crate::support::tls::{certificate, key};
 use crate::support::*;
 
 /// Columns of every SHOW command, taken from PgBouncer.
@@ -504,6 +505,26 @@ mod beyond_pgbouncer {
         break_configuration(&bouncer);
         assert_eq!(bouncer.show("CONFIG"), before);
         let _clients = [bouncer.client(), bouncer.client()];
+    }
+
+    #[test]
+    fn show_commands_of_our_own_are_open_to_stats_users() {
+        let bouncer = Bouncer::start(Postgres::shared(), |setup| {
+            setup
+                .set("client_tls_sslmode", "allow")
+                .set("client_tls_key_file", key("site"))
+                .set("client_tls_cert_file", certificate("site"))
+        });
+        bouncer.client().run("select 1");
+        let mut watcher = bouncer.client_of("watcher", "pgbouncer");
+        for command in ["CERTIFICATES", "LATENCIES", "PREPARED_STATEMENTS", "SESSION_USE", "WORKERS"] {
+            assert_eq!(columns_of(command), [], "{command} is not PgBouncer's");
+            watcher.send(&msg::query(&format!("SHOW {command}")));
+            let columns = watcher.expect("T")[0].columns();
+            let rows = watcher.answer_of_query().expect("rows");
+            assert!(!rows.is_empty(), "{command}");
+            assert!(rows.iter().all(|row| row.len() == columns.len()), "{command}: {columns:?} {rows:?}");
+        }
     }
 
     /// PgBouncer takes a connection that is logging in for a failed one, and throws out who asks.

@@ -65,6 +65,22 @@ mod beyond_pgbouncer {
     }
 
     #[test]
+    fn show_sockets_tells_whom_a_balancer_s_connection_is_from_before_it_is_logged_in() {
+        let (bouncer, port) = start(|setup| setup);
+        let startup = msg::startup(msg::PROTOCOL_3_0, &[("user", "app"), ("database", "app")]);
+        let mut wire = connect(port, &[&header_v1(CLIENT), &startup[..6]].concat());
+        let address = || {
+            let sockets = bouncer.show("SOCKETS");
+            let newcomer = sockets.iter().find(|row| row["state"] == "cl_login" && row["user"] == "(nouser)")?;
+            Some(format!("{}:{}", newcomer["addr"], newcomer["port"]))
+        };
+        wait_until("the client's address", PATIENCE, || address().as_deref() == Some(CLIENT));
+        wire.send(&startup[6..]);
+        wire.authenticate("app", "").expect("log in");
+        assert_eq!(address(), None);
+    }
+
+    #[test]
     fn rules_are_held_against_the_client_s_address() {
         let file = write(
             "hba",

@@ -29,3 +29,22 @@ pub(super) fn show() -> Reply {
     notice(&mut reply.notices, "Console usage", Some(USAGE));
     reply
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::super::ALL;
+    use super::*;
+
+    #[test]
+    fn every_show_is_named() {
+        let named: Vec<String> = (USAGE.split("\n\tSHOW ").skip(1))
+            .filter_map(|rest| rest.lines().next())
+            .flat_map(|names| names.split('|').map(str::to_lowercase))
+            .collect();
+        let known: BTreeSet<&str> = ALL.iter().map(|show| show.name).chain(["help"]).collect();
+        assert_eq!(named.iter().map(String::as_str).collect::<BTreeSet<_>>(), known);
+        assert_eq!(named.len(), known.len(), "once each");
+    }
+}
