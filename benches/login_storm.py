@@ -167,7 +167,7 @@ def storm_table(root, postgres, poolers, more, args):
     rounds = {pooler.name: [] for pooler in poolers}
     for _ in range(args.rounds):
         for pooler in poolers:
-            with pooler.running(postgres, 20, args.clients + args.inside, "simple", more):
+            with pooler.running(postgres, 20, args.clients + args.inside, "simple", more=more):
                 figures = []
                 for kind in ("calm", "plain", "tls"):
                     counts = []
@@ -189,7 +189,7 @@ def half_open_table(postgres, poolers, more, number):
     print(f"\nmemory of {number} connections that have said nothing, in bytes for each")
     for pooler in poolers:
         more_now = f"{more}\ntcp_defer_accept = 0\nclient_login_timeout = 600\nlisten_backlog = 4096\n"
-        with pooler.running(postgres, 8, number, "simple", more_now):
+        with pooler.running(postgres, 8, number, "simple", more=more_now):
             with socket.create_connection(("127.0.0.1", pooler.port)) as first:
                 first.sendall(b"\0\0\0\x08\x04\xd2\x16\x30")
                 first.recv(1)
