@@ -118,7 +118,7 @@ mod beyond_pgbouncer {
         assert_eq!(shown(&bouncer), "127.0.0.1:0");
         dns.serial.store(2, Ordering::Relaxed);
         wait_until("the new address", PATIENCE, || shown(&bouncer) == "127.0.0.2:0");
-        assert!(bouncer.log().contains("zone 'pooled.test' serial changed: old=1 new=2"));
+        bouncer.wait_log("zone 'pooled.test' serial changed: old=1 new=2");
         let zones = bouncer.show("DNS_ZONES");
         assert_eq!(zones.len(), 1);
         assert_eq!(["zonename", "serial", "count"].map(|column| &*zones[0][column]), ["pooled.test", "2", "1"]);

@@ -286,7 +286,7 @@ fn a_refused_walsender_is_no_matter_of_others() {
     let refused = try_replica(&bouncer, "app", &[("replication", "database")]).err().expect("refused");
     assert_error(&refused, "login failed", "42501");
     bouncer.wait_log("must be superuser or replication role to start walsender");
-    assert_eq!(bouncer.log().matches("closing because: login failed (age").count(), 2);
+    wait_until("both ends are told", PATIENCE, || bouncer.logged("closing because: login failed (age") == 2);
     assert_eq!(bouncer.client().one("select 1"), "1");
 }
 
