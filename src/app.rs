@@ -11,6 +11,7 @@ use pgweir_config::{Config, Problem, Settings, Source};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
+use tokio::sync::oneshot;
 use tokio::time::MissedTickBehavior;
 
 use crate::admin::{Console, StatsHistory};
@@ -233,7 +234,7 @@ impl App {
         loop {
             let asked = tokio::select! {
                 Some(command) = received.recv() => self.carry_out(command, &mut succession, &accepting),
-                signal = signals.next() => self.on_signal(signal),
+                signal = signals.next() => self.on_signal(signal).map(|how| (how, None)),
                 event = succession.next() => {
                     succession.act(event, &mut accepting).await;
                     None
@@ -244,7 +245,7 @@ impl App {
                 }
             };
             accepting.set_defer_accept(self.pools.config().settings.tcp_defer_accept);
-            if let Some(how) = asked {
+            if let Some((how, answer)) = asked {
                 notify::stopping();
                 if self.pools.set_suspended(false) {
                     self.crew.go_on();
@@ -252,6 +253,10 @@ impl App {
                 self.pools.begin_shutdown(how);
                 succession.say_bye().await;
                 accepting.close_tcp().await;
+                if let Some(answer) = answer {
+                    // The console may be gone by now.
+                    let _ = answer.send(());
+                }
             }
             if succession.look() {
                 return "shutting down";
@@ -262,7 +267,13 @@ impl App {
         }
     }
 
-    fn carry_out(&self, command: Command, succession: &mut Succession, accepting: &Accepting) -> Option<Shutdown> {
+    /// A shutdown is for the caller to begin, and then to be answered.
+    fn carry_out(
+        &self,
+        command: Command,
+        succession: &mut Succession,
+        accepting: &Accepting,
+    ) -> Option<(Shutdown, Option<oneshot::Sender<()>>)> {
         match command {
             Command::Reload(answer) => {
                 // The console may be gone by now.
@@ -293,7 +304,7 @@ impl App {
                 self.crew.go_on();
                 None
             }
-            Command::Shutdown(how) => Some(how),
+            Command::Shutdown(how, answer) => Some((how, Some(answer))),
             Command::TakeOver(socket, answer) => {
                 let _ = answer.send(succession.begin(socket, accepting));
                 None

@@ -33,7 +33,8 @@ pub(crate) enum Command {
     Rest(bool, oneshot::Sender<usize>),
     /// Sessions that rest may go on.
     GoOn,
-    Shutdown(Shutdown),
+    /// Answered when it has begun: nobody is let in any more.
+    Shutdown(Shutdown, oneshot::Sender<()>),
     /// Give everything to the process at the other end of this socket; answered when that has begun, or with why
     /// it cannot.
     TakeOver(OwnedFd, oneshot::Sender<Result<(), String>>),

@@ -1,5 +1,7 @@
 //! SHUTDOWN.
 
+use tokio::sync::oneshot;
+
 use super::reply::Reply;
 use super::session::{Answer, Session};
 use crate::control::{Command, Shutdown};
@@ -24,11 +26,13 @@ pub(super) async fn shutdown(session: &mut Session, how: Shutdown) -> Answer {
         Shutdown::WaitForClients => "SHUTDOWN WAIT_FOR_CLIENTS",
     };
     log_at!(Log, "{command} command issued");
+    let (answer, begun) = oneshot::channel();
     // Nobody takes commands any more only when the process is ending already.
-    let _ = session.console.commands.send(Command::Shutdown(how));
+    let _ = session.console.commands.send(Command::Shutdown(how, answer));
     if how == Shutdown::Immediate {
         return Err(session.wait_for_end().await);
     }
+    let _ = begun.await;
     Ok(Reply::done("SHUTDOWN"))
 }
 

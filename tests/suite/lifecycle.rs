@@ -1,5 +1,6 @@
 //! SHUTDOWN and signals: who is waited for, what is told, how the process ends.
 
+use crate::support::bouncer::assert_error;
 use crate::support::*;
 
 fn start() -> Bouncer {
@@ -81,6 +82,19 @@ fn a_second_signal_ends_the_process_at_once() {
         bouncer.signal(second);
         assert!(bouncer.wait_exit().success());
         assert!(bouncer.log().contains(&format!("got SIG{second} while shutting down, fast exit")));
+    }
+}
+
+#[test]
+fn resume_is_refused_as_soon_as_a_shutdown_is_answered() {
+    for command in ["SHUTDOWN WAIT_FOR_CLIENTS", "SHUTDOWN WAIT_FOR_SERVERS"] {
+        let bouncer = start();
+        let mut client = bouncer.client();
+        client.run("begin");
+        let (mut admin, mut other) = (bouncer.admin(), bouncer.admin());
+        admin.run(command);
+        assert_error(&other.fails("RESUME"), "pooler is shutting down", "08P01");
+        client.run("commit");
     }
 }
 
