@@ -176,7 +176,8 @@ impl Session {
             is_linked = match done {
                 Ok(()) => false,
                 Err(End::Leaving) => {
-                    if self.leave().await {
+                    // Boxed, as it is large, and room for it would be taken by every client.
+                    if Box::pin(self.leave()).await {
                         return End::Leaving;
                     }
                     self.server.is_some()
