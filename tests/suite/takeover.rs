@@ -418,6 +418,8 @@ mod beyond_pgbouncer {
         let mut bouncer = start(|setup| setup.set("default_pool_size", 5));
         let mut clients: Vec<Wire> = Vec::new();
         for _ in 0..4 {
+            // The old process may need a moment to see that the new one has died.
+            wait_until("somebody listens", PATIENCE, || Wire::try_tcp(bouncer.port).is_ok());
             clients.extend((clients.len()..40).map(|_| bouncer.client()));
             clients.iter_mut().step_by(8).for_each(|client| client.run("begin"));
             let mut next = bouncer.spawn_successor(&bouncer.dir.join("pooler.ini"), "next");
