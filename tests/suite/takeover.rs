@@ -415,11 +415,13 @@ mod beyond_pgbouncer {
     #[test]
     fn a_new_process_may_be_killed_at_any_moment() {
         let mut random = Random::seeded(7);
-        let mut bouncer = start(|setup| setup.set("default_pool_size", 5));
+        let mut bouncer = start(|setup| setup.set("default_pool_size", 6));
+        // As long as this one cannot go over, the old process is not done before the new one dies.
+        let mut busy = bouncer.client();
+        busy.send(&msg::query("select pg_sleep(600)"));
+        bouncer.wait_asleep(Postgres::shared(), 1);
         let mut clients: Vec<Wire> = Vec::new();
         for _ in 0..4 {
-            // The old process may need a moment to see that the new one has died.
-            wait_until("somebody listens", PATIENCE, || Wire::try_tcp(bouncer.port).is_ok());
             clients.extend((clients.len()..40).map(|_| bouncer.client()));
             clients.iter_mut().step_by(8).for_each(|client| client.run("begin"));
             let mut next = bouncer.spawn_successor(&bouncer.dir.join("pooler.ini"), "next");
@@ -448,6 +450,7 @@ mod beyond_pgbouncer {
             clients = kept;
             assert!(bouncer.is_running());
         }
+        drop(busy);
         bouncer.reboot().wait_exit();
         for client in &mut clients {
             client.run("select 1");
