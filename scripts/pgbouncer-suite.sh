@@ -6,6 +6,8 @@
 #   scripts/pgbouncer-suite.sh ~/pgbouncer -k 'limits or timeouts'   some
 #   BOUNCER_EXE=/usr/sbin/pgbouncer scripts/pgbouncer-suite.sh ...   against PgBouncer, to compare
 #
+# pgweir is run with sqlstates = pgbouncer: psycopg, by which the tests know errors, names their class by their code.
+#
 # BOUNCER_EXE  the program to test; made by cargo build --release if not given
 # JOBS         how many tests run at once (as many as there are processors)
 # VENV         where the suite's Python packages are, or are installed to (in target/)
@@ -48,6 +50,7 @@ if grep -qs ' lo$' /proc/net/if_inet6; then
     export HAVE_IPV6_LOCALHOST=1
 fi
 
+export PGWEIR_SQLSTATES=pgbouncer
 cd "$work/test"
 status=0
 # pytest's own form of tracebacks makes Python 3.11 fail on some of these tests, with an end of the whole run.

@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use pgweir_proto::client_error::ClientError;
+use pgweir_proto::sqlstate::SqlStates;
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
 use crate::client::admission::Source;
-use crate::client::{Arrival, ClientSlot, Clients};
+use crate::client::{Arrival, ClientSlot, Clients, sqlstates};
 use crate::crew::Crew;
 use crate::log::log_at;
 use crate::net::listener::{Listeners, UnixSocket, set_defer_accept};
@@ -149,7 +150,7 @@ fn place_tcp(stream: TcpStream, peer: SocketAddr, is_proxied: bool, clients: &Cl
         Ok(place) => place,
         Err(error) => {
             clients.admission.report(&error, &ends);
-            return turn_away(stream.into_std()?, &error);
+            return turn_away(stream.into_std()?, &error, sqlstates(settings));
         }
     };
     TcpOptions::for_clients(settings).apply(&stream)?;
@@ -170,12 +171,12 @@ fn place_unix(stream: UnixStream, port: u16, clients: &Clients, crew: &Crew) -> 
 }
 
 /// Tells a client that there is no place for it, at no further cost.
-fn turn_away(mut socket: std::net::TcpStream, error: &ClientError) -> io::Result<()> {
+fn turn_away(mut socket: std::net::TcpStream, error: &ClientError, sqlstates: SqlStates) -> io::Result<()> {
     // What it has sent is taken off the socket, since closing it over unread bytes resets the
     // connection, and the client might not see what it is told.
     let _ = socket.read(&mut [0; UNREAD_MAX]);
     let mut message = Vec::new();
-    error.encode(&mut message);
+    error.encode(sqlstates, &mut message);
     socket.write_all(&message)
 }
 

@@ -47,8 +47,8 @@ pub use problem::{Problem, Problems};
 pub use secret::{MASK, Secret};
 pub use settings::{SetError, Settings, ShowRow};
 pub use units::{
-    AuthType, HostAddr, List, LoadBalanceHosts, LogFormat, Named, PoolMode, ServerMaxProtocolVersion, SslMode,
-    SslNegotiation, SyslogFacility, Workers,
+    AuthType, HostAddr, List, LoadBalanceHosts, LogFormat, Named, PoolMode, ServerMaxProtocolVersion, SqlStates,
+    SslMode, SslNegotiation, SyslogFacility, Workers,
 };
 pub use userlist::{SCRAM_KEY_LEN, ScramSecret, UserSecret, Userlist};
 

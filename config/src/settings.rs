@@ -10,7 +10,9 @@ use crate::kind::{
 use crate::problem::{Problem, nearest, suggestion};
 use crate::table::Status::{Acts, ActsExcept, NoEffect};
 use crate::table::{Change, Row, Status, section};
-use crate::units::{AuthType, LogFormat, PoolMode, ServerMaxProtocolVersion, SslMode, SslNegotiation, SyslogFacility};
+use crate::units::{
+    AuthType, LogFormat, PoolMode, ServerMaxProtocolVersion, SqlStates, SslMode, SslNegotiation, SyslogFacility,
+};
 
 /// Methods for which this is not built are not ignored.
 const METHODS: Status = match (cfg!(feature = "ldap"), cfg!(feature = "pam")) {
@@ -250,6 +252,8 @@ section! {
             "When a shutdown that waits for clients (SIGTERM) has lasted this long, clients outside a transaction are disconnected with SQLSTATE 57P01, the others when they have come to the end of theirs. 0: they are waited for.", ours;
         shutdown_timeout: Seconds, Some("0"), Reload, Acts,
             "A shutdown that waits for clients or servers ends at the latest after this long, and whoever is left is disconnected with SQLSTATE 57P01. 0: it takes as long as it takes.", ours;
+        sqlstates: OneOf<SqlStates>, Some("precise"), Reload, Acts,
+            "Codes of the errors that the pooler itself sends. precise: those that say what happened, such as 53300 or 57014. pgbouncer: PgBouncer's, 08P01 for nearly all, for applications that decide by the code whether to try again.", ours;
         track_session_use: Switch, Some("1"), Reload, Acts,
             "In transaction and statement pooling, count what needs a session (temporary tables, session locks, LISTEN, ...; see `SHOW SESSION_USE`), and warn in the log once per client and kind.", ours;
         server_max_protocol_version: OneOf<ServerMaxProtocolVersion>, Some("3.0"), Reload, Acts,

@@ -129,6 +129,14 @@ named! {
 }
 
 named! {
+    /// Which codes errors of our own have.
+    SqlStates {
+        Precise = "precise",
+        Pgbouncer = "pgbouncer",
+    }
+}
+
+named! {
     /// How log lines look.
     LogFormat {
         Text = "text",

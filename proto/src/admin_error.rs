@@ -4,7 +4,7 @@
 use std::borrow::Cow;
 
 use crate::error_response::{ErrorResponse, Severity};
-use crate::sqlstate::SqlState;
+use crate::sqlstate::{SqlState, SqlStates};
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AdminError {
@@ -74,7 +74,7 @@ impl AdminError {
         })
     }
 
-    pub fn sqlstate(&self) -> SqlState {
+    fn sqlstate(&self) -> SqlState {
         match self {
             AdminError::AccessNeeded => SqlState::INSUFFICIENT_PRIVILEGE,
             AdminError::Parameters => SqlState::FEATURE_NOT_SUPPORTED,
@@ -84,8 +84,13 @@ impl AdminError {
     }
 
     /// Appends an ERROR ErrorResponse; ReadyForQuery is the caller's.
-    pub fn encode(&self, out: &mut Vec<u8>) {
-        ErrorResponse::new(Severity::Error, self.sqlstate(), &self.message()).error(out);
+    pub fn encode(&self, sqlstates: SqlStates, out: &mut Vec<u8>) {
+        let code = match self {
+            // PgBouncer has a code of its own here, and it is this one.
+            AdminError::ReloadFailed => self.sqlstate(),
+            _ => sqlstates.code(self.sqlstate()),
+        };
+        ErrorResponse::new(Severity::Error, code, &self.message()).error(out);
     }
 }
 
@@ -95,9 +100,9 @@ mod tests {
     use crate::error_response::ErrorFields;
     use crate::frame::HEADER_LEN;
 
-    fn sent(error: AdminError) -> (String, String, String) {
+    fn sent(error: AdminError, sqlstates: SqlStates) -> (String, String, String) {
         let mut out = Vec::new();
-        error.encode(&mut out);
+        error.encode(sqlstates, &mut out);
         let fields = ErrorFields::parse(&out[HEADER_LEN..]);
         let code = fields.sqlstate.unwrap().to_string();
         (fields.severity.into_owned(), code, fields.message.into_owned())
@@ -106,13 +111,17 @@ mod tests {
     #[test]
     fn says_what_pgbouncer_says() {
         let line = |code: &str, message: &str| ("ERROR".to_owned(), code.to_owned(), message.to_owned());
+        use SqlStates::{Pgbouncer, Precise};
         assert_eq!(
-            sent(AdminError::InvalidCommand("frob".to_owned())),
+            sent(AdminError::InvalidCommand("frob".to_owned()), Precise),
             line("08P01", "invalid command 'frob', use SHOW HELP;")
         );
-        assert_eq!(sent(AdminError::AccessNeeded), line("42501", "admin access needed"));
-        assert_eq!(sent(AdminError::ReloadFailed), line("F0000", "RELOAD failed, see logs for additional details"));
+        assert_eq!(sent(AdminError::AccessNeeded, Precise), line("42501", "admin access needed"));
+        assert_eq!(sent(AdminError::AccessNeeded, Pgbouncer), line("08P01", "admin access needed"));
+        let failed = line("F0000", "RELOAD failed, see logs for additional details");
+        assert_eq!(sent(AdminError::ReloadFailed, Precise), failed);
+        assert_eq!(sent(AdminError::ReloadFailed, Pgbouncer), failed);
         let console = AdminError::ConsoleDatabase { verb: "pause", name: "pgbouncer".to_owned() };
-        assert_eq!(sent(console), line("08P01", "cannot pause admin db: pgbouncer"));
+        assert_eq!(sent(console, Precise), line("08P01", "cannot pause admin db: pgbouncer"));
     }
 }

@@ -5,7 +5,7 @@ use std::borrow::Cow;
 
 use crate::error_response::{ErrorResponse, Severity};
 use crate::options::OptionsError;
-use crate::sqlstate::SqlState;
+use crate::sqlstate::{SqlState, SqlStates};
 use crate::startup::StartupError;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -234,7 +234,8 @@ impl ClientError {
         })
     }
 
-    pub fn sqlstate(&self) -> SqlState {
+    /// The code that says what has happened.
+    fn sqlstate(&self) -> SqlState {
         use ClientError as E;
         match self {
             E::NoSuchDatabase(_) => SqlState::INVALID_CATALOG_NAME,
@@ -301,9 +302,13 @@ impl ClientError {
     }
 
     /// Appends a FATAL ErrorResponse.
-    pub fn encode(&self, out: &mut Vec<u8>) {
+    pub fn encode(&self, sqlstates: SqlStates, out: &mut Vec<u8>) {
+        let code = match self {
+            ClientError::Server { sqlstate: Some(of_server), .. } => *of_server,
+            _ => sqlstates.code(self.sqlstate()),
+        };
         let message = self.message();
-        let mut response = ErrorResponse::new(Severity::Fatal, self.sqlstate(), &message);
+        let mut response = ErrorResponse::new(Severity::Fatal, code, &message);
         match self {
             ClientError::ReplicationLoginFailed { detail, .. } => response.detail = Some(detail),
             ClientError::CredentialsFailed => response.detail = Some(CREDENTIALS_FAILED),
@@ -341,7 +346,7 @@ mod tests {
     #[test]
     fn encodes_as_fatal() {
         let mut out = Vec::new();
-        ClientError::NoSuchDatabase("shop".to_owned()).encode(&mut out);
+        ClientError::NoSuchDatabase("shop".to_owned()).encode(SqlStates::Precise, &mut out);
         let fields = ErrorFields::parse(&out[HEADER_LEN..]);
         assert!(fields.is_fatal());
         assert_eq!(fields.message, "no such database: shop");
@@ -350,6 +355,13 @@ mod tests {
 
     #[test]
     fn the_servers_own_code_comes_first() {
+        let code = |error: ClientError, sqlstates| {
+            let mut out = Vec::new();
+            error.encode(sqlstates, &mut out);
+            ErrorFields::parse(&out[HEADER_LEN..]).sqlstate.unwrap().to_string()
+        };
+        let both =
+            |error: ClientError| [SqlStates::Precise, SqlStates::Pgbouncer].map(|which| code(error.clone(), which));
         let failing = |sqlstate| {
             let cached_error = "password authentication failed".to_owned();
             ClientError::ServerLoginFailing { cached_error, sqlstate }
@@ -359,11 +371,13 @@ mod tests {
             "server login has been failing, cached error: password authentication failed \
              (server_login_retry)"
         );
-        assert_eq!(failing(None).sqlstate().as_str(), "08001");
         let own = Some(SqlState::INVALID_PASSWORD);
-        assert_eq!(failing(own).sqlstate().as_str(), "28P01");
-        let passed_on = ClientError::Server { message: "gone".to_owned(), sqlstate: None };
-        assert_eq!((&*passed_on.message(), passed_on.sqlstate().as_str()), ("gone", "08006"));
+        assert_eq!(both(failing(None)), ["08001", "08P01"]);
+        assert_eq!(both(failing(own)), ["28P01", "08P01"]);
+        let passed_on = |sqlstate| ClientError::Server { message: "gone".to_owned(), sqlstate };
+        assert_eq!(both(passed_on(None)), ["08006", "08P01"]);
+        assert_eq!(both(passed_on(own)), ["28P01", "28P01"]);
+        assert_eq!(both(ClientError::QueryTimeout), ["57014", "08P01"]);
     }
 
     #[test]

@@ -3,6 +3,24 @@
 
 use std::fmt;
 
+/// Which codes go with our own words; those of a server are passed on as they are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SqlStates {
+    /// That says what has happened.
+    Precise,
+    /// PgBouncer's, which is one for all.
+    Pgbouncer,
+}
+
+impl SqlStates {
+    pub fn code(self, precise: SqlState) -> SqlState {
+        match self {
+            SqlStates::Precise => precise,
+            SqlStates::Pgbouncer => SqlState::PROTOCOL_VIOLATION,
+        }
+    }
+}
+
 /// Five characters, each `0-9` or `A-Z`.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct SqlState([u8; 5]);

@@ -21,7 +21,7 @@ use super::parse::Command;
 use super::reply::Reply;
 use super::{Console, notice};
 use crate::auth;
-use crate::client::{ClientSlot, ConsoleAccess, ConsoleClient};
+use crate::client::{ClientSlot, ConsoleAccess, ConsoleClient, sqlstates};
 use crate::log::{self, Level, Subject};
 use crate::net::clock;
 use crate::net::stream::Stream;
@@ -176,7 +176,8 @@ impl Session {
             let text = end.to_string();
             self.log_error(&text);
             let mut out = Vec::new();
-            ErrorResponse::new(Severity::Fatal, end.sqlstate(), &text).error(&mut out);
+            ErrorResponse::new(Severity::Fatal, sqlstates(&config.settings).code(end.sqlstate()), &text)
+                .error(&mut out);
             self.stream.try_end(&out);
         } else {
             self.stream.try_end(&[]);
@@ -368,7 +369,7 @@ impl Session {
             Stop::End(end) => return Err(end),
             Stop::Error(error) => {
                 self.log_error(&error.message());
-                error.encode(&mut self.out);
+                error.encode(sqlstates(&self.console.pools.config().settings), &mut self.out);
             }
             Stop::Refused(refusal) => {
                 let text = refusal.encode(&mut self.out);

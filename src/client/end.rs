@@ -5,6 +5,7 @@ use std::io;
 use pgweir_proto::client_error::ClientError;
 
 use super::session::Session;
+use super::sqlstates;
 use crate::log::{self, Level, Subject, Topic};
 use crate::net::clock;
 use crate::pool::ServerState;
@@ -113,7 +114,7 @@ pub(super) fn parameters_error(error: &QueryError) -> ClientError {
 
 impl Session {
     /// Settles what `end` leaves behind.
-    pub(super) fn finish(&mut self, end: End) {
+    pub(super) async fn finish(&mut self, end: End) {
         if matches!(end, End::Leaving) {
             return self.forget();
         }
@@ -122,8 +123,9 @@ impl Session {
         // Logged before the client knows: whoever it tells should find the line.
         self.log_end(&end, told.as_ref());
         if let Some(error) = &told {
+            log::written().await;
             let mut message = Vec::new();
-            error.encode(&mut message);
+            error.encode(sqlstates(&self.pools.config().settings), &mut message);
             self.worker.outbox.push(&self.cell.to_client, &message);
         }
         // The socket is closed after this: what is not out now never will be.

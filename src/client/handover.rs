@@ -7,11 +7,12 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use pgweir_config::Settings;
 use pgweir_proto::client_error::ClientError;
 
 use super::session::{Seat, Session};
 use super::session_use::Told;
-use super::{ClientSlot, Clients};
+use super::{ClientSlot, Clients, sqlstates};
 use crate::log::log_at;
 use crate::net::stream::Detached;
 use crate::pools::handover::AdoptedPool;
@@ -225,9 +226,9 @@ pub(crate) async fn serve_adoptee(clients: Arc<Clients>, worker: Rc<Worker>, ado
 }
 
 /// Tells a client of the process before that there is nothing for it here.
-pub(crate) fn turn_away(record: &ClientRecord, fd: OwnedFd) {
+pub(crate) fn turn_away(settings: &Settings, record: &ClientRecord, fd: OwnedFd) {
     let mut message = Vec::new();
-    ClientError::DatabaseRemoved.encode(&mut message);
+    ClientError::DatabaseRemoved.encode(sqlstates(settings), &mut message);
     // It may be gone by now.
     let _ = Detached::adopt(fd).try_send(&message);
     log_at!(Warning, "client {}@{} of the process before has no database here any more", record.user, record.ends);

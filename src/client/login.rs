@@ -21,7 +21,7 @@ use super::proxy::{self, HeaderError};
 use super::secrets::{Proven, Secrets};
 use super::session::{Seat, Session};
 use super::welcome::welcome;
-use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, Newcomer, replication};
+use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, Newcomer, replication, sqlstates};
 use crate::auth::{self, Asked, AuthError, Method, Origin, Outside, Reason};
 use crate::log::{self, Level, Subject, Topic};
 use crate::net::clock;
@@ -134,7 +134,7 @@ pub(super) async fn log_in(clients: &Arc<Clients>, worker: &Rc<Worker>, newcomer
             return None;
         }
         Err(refused) => {
-            refuse(clients, &mut stream, &who, refused);
+            refuse(clients, &mut stream, &who, refused).await;
             return None;
         }
     };
@@ -161,10 +161,11 @@ pub(super) async fn log_in(clients: &Arc<Clients>, worker: &Rc<Worker>, newcomer
                 }
             };
             if let Err(refused) = welcomed {
-                session.finish(match refused {
+                let end = match refused {
                     Refused::Client { error, .. } => End::Error(error),
                     Refused::Gone(_) | Refused::Silent | Refused::Cancel(_) => End::ClientEof,
-                });
+                };
+                session.finish(end).await;
                 return None;
             }
             session.cell.is_welcomed.set(true);
@@ -509,12 +510,12 @@ fn enter(
 }
 
 /// Tells a client that it is not let in, the log first.
-fn refuse(clients: &Clients, stream: &mut Stream, who: &Who, refused: Refused) {
+async fn refuse(clients: &Clients, stream: &mut Stream, who: &Who, refused: Refused) {
     let (reason, told) = match refused {
         Refused::Cancel(_) | Refused::Silent => return,
         Refused::Client { error: error @ (ClientError::TooManyLogins | ClientError::TooManyAddressLogins), .. } => {
             clients.admission.report(&error, &who.ends);
-            return tell(stream, &error);
+            return tell(clients, stream, &error);
         }
         Refused::Client { error, reason: Some(Reason::Outside(why)) } => {
             who.log_at(Level::Warning, format_args!("{why}"));
@@ -537,11 +538,12 @@ fn refuse(clients: &Clients, stream: &mut Stream, who: &Who, refused: Refused) {
     if log::is_wanted(Topic::PoolerErrors) {
         who.log_at(Level::Warning, format_args!("pooler error: {}", error.message()));
     }
-    tell(stream, &error);
+    log::written().await;
+    tell(clients, stream, &error);
 }
 
-fn tell(stream: &mut Stream, error: &ClientError) {
+fn tell(clients: &Clients, stream: &mut Stream, error: &ClientError) {
     let mut message = Vec::new();
-    error.encode(&mut message);
+    error.encode(sqlstates(&clients.pools.config().settings), &mut message);
     stream.try_end(&message);
 }

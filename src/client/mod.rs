@@ -28,6 +28,8 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use pgweir_config::Settings;
+use pgweir_proto::sqlstate::SqlStates;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::auth::AuthContext;
@@ -62,6 +64,14 @@ pub(crate) enum ConsoleAccess {
     Admin,
     /// `stats_users`: SHOW, without the commands that reveal or change something.
     Stats,
+}
+
+/// `sqlstates`
+pub(crate) fn sqlstates(settings: &Settings) -> SqlStates {
+    match settings.sqlstates {
+        pgweir_config::SqlStates::Precise => SqlStates::Precise,
+        pgweir_config::SqlStates::Pgbouncer => SqlStates::Pgbouncer,
+    }
 }
 
 /// A client of the console, logged in but not yet welcomed.

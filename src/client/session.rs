@@ -149,7 +149,7 @@ impl Session {
     pub(super) async fn run(mut self) {
         self.enter_task().await;
         let end = self.serve().await;
-        self.finish(end);
+        self.finish(end).await;
     }
 
     /// Whoever wants this session to look up wakes the task that calls this.

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Mutex, OnceLock, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use jiff::Zoned;
 use pgweir_config::LogFormat;
@@ -30,6 +30,9 @@ use writer::{Item, Writer};
 
 /// Lines that may wait for the writer.
 const QUEUE_MAX: usize = 10_000;
+
+/// When it is looked whether the log has what is told next. Not for long: a late log holds up nobody.
+const WRITTEN_LOOKS_MS: [u64; 5] = [1, 2, 4, 8, 16];
 
 /// PgBouncer's levels, most important first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -70,6 +73,10 @@ struct Logger {
     target: Mutex<Option<Target>>,
     /// Lines that found the queue full, not told of yet.
     lost: AtomicU64,
+    /// Lines put into the queue so far. Counted before they are: then a line is out when so many are.
+    queued: AtomicU64,
+    /// Lines that the writer is done with.
+    written: AtomicU64,
 }
 
 static LOGGER: OnceLock<Logger> = OnceLock::new();
@@ -81,7 +88,13 @@ pub(crate) fn start(target: Target) -> io::Result<()> {
     let writer = Writer::new(target)?;
     std::thread::Builder::new().name("log".into()).spawn(move || writer.run(&items))?;
     // A second start, as in tests, keeps the first writer.
-    let _ = LOGGER.set(Logger { queue, target: Mutex::new(None), lost: AtomicU64::new(0) });
+    let _ = LOGGER.set(Logger {
+        queue,
+        target: Mutex::new(None),
+        lost: AtomicU64::new(0),
+        queued: AtomicU64::new(0),
+        written: AtomicU64::new(0),
+    });
     Ok(())
 }
 
@@ -122,11 +135,31 @@ pub(crate) fn set_target(target: Target) {
     }
 }
 
-/// Waits until what was logged so far is written, a second at most.
+impl Logger {
+    /// Tells whether what was logged until now is written.
+    fn is_written(&self) -> impl Fn() -> bool + use<'_> {
+        let queued = self.queued.load(Ordering::Acquire);
+        move || self.written.load(Ordering::Acquire) >= queued
+    }
+}
+
+/// Waits until what was logged so far is written, a second at most. For the end of the process.
 pub(crate) fn flush() {
-    let (done, wait) = sync_channel(1);
-    if LOGGER.get().is_some_and(|logger| logger.queue.try_send(Item::Flush(done)).is_ok()) {
-        let _ = wait.recv_timeout(Duration::from_secs(1));
+    let Some(is_written) = LOGGER.get().map(Logger::is_written) else { return };
+    let deadline = Instant::now() + Duration::from_secs(1);
+    while !is_written() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+/// Waits, not for long, until the log has what a client is told next.
+pub(crate) async fn written() {
+    let Some(is_written) = LOGGER.get().map(Logger::is_written) else { return };
+    for wait_ms in WRITTEN_LOOKS_MS {
+        if is_written() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(wait_ms)).await;
     }
 }
 
@@ -147,7 +180,9 @@ fn put(level: Level, about: Option<Subject<'_>>, text: fmt::Arguments<'_>) {
     let line = Line::new(Zoned::now(), level, about.map(Owned::from), text.to_string());
     match LOGGER.get() {
         Some(logger) => {
+            logger.queued.fetch_add(1, Ordering::AcqRel);
             if logger.queue.try_send(Item::Line(line)).is_err() {
+                logger.queued.fetch_sub(1, Ordering::AcqRel);
                 logger.lost.fetch_add(1, Ordering::Relaxed);
             }
         }

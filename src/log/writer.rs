@@ -5,7 +5,7 @@ use std::mem::discriminant;
 use std::path::Path;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender};
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::Duration;
 
 use jiff::Zoned;
@@ -24,7 +24,6 @@ pub(super) enum Item {
     Line(Line),
     /// There is a new target.
     Look,
-    Flush(SyncSender<()>),
 }
 
 pub(super) struct Writer {
@@ -55,9 +54,13 @@ impl Writer {
             self.retarget();
             self.count_lost();
             match next {
-                Ok(Item::Line(line)) => self.sinks.iter_mut().for_each(|sink| sink.put(&line, self.format)),
+                Ok(Item::Line(line)) => {
+                    self.sinks.iter_mut().for_each(|sink| sink.put(&line, self.format));
+                    if let Some(logger) = LOGGER.get() {
+                        logger.written.fetch_add(1, Ordering::Release);
+                    }
+                }
                 Ok(Item::Look) => {}
-                Ok(Item::Flush(done)) => drop(done.send(())),
                 Err(RecvTimeoutError::Timeout) => self.sinks.iter_mut().for_each(|sink| sink.tell_lost(self.format)),
                 Err(RecvTimeoutError::Disconnected) => return,
             }

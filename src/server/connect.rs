@@ -203,7 +203,7 @@ impl<'a> Attempt<'a> {
     /// Tries the hosts until one takes us in, and the addresses of each.
     async fn log_in_anywhere(&mut self) -> Result<(&'a HostAddr, Session), ConnectError> {
         let Target { hosts, port, load_balance, .. } = self.target;
-        let mut turn = self.connector.turns.begin(hosts, *port, *load_balance);
+        let mut turn = self.connector.turns.begin(hosts, *port, *load_balance).await;
         let mut last = ConnectError::NoHost;
         for (tried, host) in turn.order(hosts).enumerate() {
             if tried > 0 {

@@ -73,6 +73,23 @@ fn statistics_are_logged_every_stats_period() {
 }
 
 #[test]
+fn whoever_is_turned_away_finds_the_line_in_the_log() {
+    let bouncer = Bouncer::start(Postgres::shared(), |setup| setup);
+    for round in 0..20 {
+        let database = format!("none{round}");
+        bouncer.refusal("app", &database, "");
+        let said = format!("pooler error: no such database: {database}");
+        assert!(bouncer.log().contains(&said), "{said}");
+    }
+    for round in 1..=20 {
+        let mut client = bouncer.client();
+        client.send(b"?\0\0\0\x04");
+        client.expect("E");
+        assert_eq!(bouncer.log().matches("pooler error: unknown pkt").count(), round);
+    }
+}
+
+#[test]
 fn what_is_not_wanted_is_not_logged() {
     let bouncer = start_quiet();
     bouncer.client().send(&msg::terminate());

@@ -260,4 +260,23 @@ mod beyond_pgbouncer {
         assert_fate(&mut app, "client_idle_timeout", "57P05");
         other.run("select 1");
     }
+
+    #[test]
+    fn sqlstates_are_pgbouncer_s_if_that_is_wanted() {
+        let bouncer = start("idle_transaction_timeout", 1);
+        let mut admin = bouncer.admin();
+        for (which, idle, missing, access) in
+            [("pgbouncer", "08P01", "08P01", "08P01"), ("precise", "25P03", "3D000", "42501")]
+        {
+            admin.run(&format!("SET sqlstates = '{which}'"));
+            let mut client = bouncer.client();
+            client.run("begin");
+            assert_fate(&mut client, "idle transaction timeout", idle);
+            assert_error(&bouncer.refusal("app", "nowhere", ""), "no such database: nowhere", missing);
+            let mut watcher = bouncer.client_of("watcher", "pgbouncer");
+            assert_error(&watcher.fails("RELOAD"), "admin access needed", access);
+            // The server's own.
+            assert_eq!(bouncer.client().fails("select 1/0").code, "22012");
+        }
+    }
 }
