@@ -368,6 +368,8 @@ impl Session {
         match stop {
             Stop::End(end) => return Err(end),
             Stop::Error(error) => {
+                // PgBouncer's two lines.
+                log::write(Level::Error, format_args!("{}", error.message()));
                 self.log_error(&error.message());
                 error.encode(sqlstates(&self.console.pools.config().settings), &mut self.out);
             }

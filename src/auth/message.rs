@@ -14,8 +14,6 @@ pub(super) const PROOF_LEN_MAX: usize = 8 * 1024;
 /// Room for what is read at once: with SCRAM-SHA-256-PLUS honest answers have some 300 bytes.
 const HONEST_LEN: usize = 512;
 
-const EOF: AuthError = AuthError::Gone("client unexpected eof");
-
 /// Sends what `write` appends.
 pub(super) async fn send<S: AsyncWrite + Unpin>(
     stream: &mut S,
@@ -23,15 +21,15 @@ pub(super) async fn send<S: AsyncWrite + Unpin>(
 ) -> Result<(), AuthError> {
     let mut out = Vec::new();
     write(&mut out);
-    stream.write_all(&out).await.map_err(|_| EOF)?;
-    stream.flush().await.map_err(|_| EOF)
+    stream.write_all(&out).await.map_err(|_| AuthError::Eof)?;
+    stream.flush().await.map_err(|_| AuthError::Eof)
 }
 
 /// Reads the body of a PasswordMessage, SASLInitialResponse or SASLResponse. Memory grows
 /// with what comes, not with what is announced.
 pub(super) async fn receive<S: AsyncRead + Unpin>(stream: &mut S, body_len_max: usize) -> Result<Vec<u8>, AuthError> {
     let mut head = [0; HEADER_LEN];
-    stream.read_exact(&mut head).await.map_err(|_| EOF)?;
+    stream.read_exact(&mut head).await.map_err(|_| AuthError::Eof)?;
     match head[0] {
         frontend::PASSWORD => {}
         frontend::TERMINATE => return Err(AuthError::Gone("client close request")),
@@ -48,8 +46,8 @@ pub(super) async fn receive<S: AsyncRead + Unpin>(stream: &mut S, body_len_max: 
     };
     let mut body = Vec::with_capacity(body_len.min(HONEST_LEN));
     let mut rest = stream.take(body_len as u64);
-    rest.read_to_end(&mut body).await.map_err(|_| EOF)?;
-    if body.len() < body_len { Err(EOF) } else { Ok(body) }
+    rest.read_to_end(&mut body).await.map_err(|_| AuthError::Eof)?;
+    if body.len() < body_len { Err(AuthError::Eof) } else { Ok(body) }
 }
 
 /// The password, or the answer to an md5 challenge, in the body of a PasswordMessage.

@@ -105,7 +105,9 @@ pub(crate) enum AuthError {
         /// For the log only; `None` where `error` says it all.
         reason: Option<Reason>,
     },
-    /// The client has gone, for this reason. It cannot be told anything.
+    /// The client has gone.
+    Eof,
+    /// The same, for this reason. It cannot be told anything.
     Gone(&'static str),
 }
 

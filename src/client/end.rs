@@ -62,36 +62,42 @@ impl End {
     }
 
     /// The reason in the log line of the client.
-    fn reason(&self, told: Option<&ClientError>) -> String {
-        match (self, told) {
+    fn reason(&self, error: Option<&ClientError>) -> String {
+        match (self, error) {
             (End::ClientClosed, _) => "client close request".to_owned(),
             (End::ClientEof, _) => "client unexpected eof".to_owned(),
             (End::ClientFailed(e), _) => format!("client connection failed: {e}"),
             (End::Killed(kill), _) => kill.error.message().into_owned(),
-            (End::RequestFault(RequestFault::UnknownMessage(tag)), _) => {
-                format!("unknown pkt from client: {tag}/{tag:#x}")
-            }
             (_, Some(error)) => error.message().into_owned(),
             (_, None) => "server conn crashed?".to_owned(),
         }
     }
 
-    /// The reason in the log line of the server that has to be closed with it.
-    fn server_reason(&self) -> String {
+    /// What is logged of a request besides, with an odd tag or kind.
+    fn detail(&self) -> Option<String> {
         match self {
-            End::ServerEof => "server conn crashed?".to_owned(),
-            End::ServerFailed(e) => format!("server conn crashed? ({e})"),
-            End::ReplyFault(fault) => format!("bad packet from server: {fault:?}"),
-            End::ParametersFailed(error) => format!("invalid server parameter: {error}"),
-            End::Killed(kill) => match kill.error {
-                // The words of PgBouncer's log for the server's side.
-                ClientError::QueryTimeout => "query timeout".to_owned(),
-                ref error => error.message().into_owned(),
-            },
-            End::Error(ClientError::TransactionBlockNotAllowed) => {
-                ClientError::TransactionBlockNotAllowed.message().into_owned()
+            End::RequestFault(RequestFault::UnknownMessage(tag)) => {
+                Some(format!("unknown pkt from client: {tag}/{tag:#x}"))
             }
-            _ => "client disconnect while server was not ready".to_owned(),
+            End::RequestFault(RequestFault::PqexecDisallowed) => Some("client used \"Query\" packet type".to_owned()),
+            _ => None,
+        }
+    }
+
+    /// Why the server has to be closed, if it is not only because of its client.
+    fn server_reason(&self) -> Option<String> {
+        use ClientError as E;
+        match self {
+            End::ServerEof => Some("server conn crashed?".to_owned()),
+            End::ServerFailed(e) => Some(format!("server conn crashed? ({e})")),
+            End::ReplyFault(fault) => Some(format!("bad packet from server: {fault:?}")),
+            End::ParametersFailed(error) => Some(format!("invalid server parameter: {error}")),
+            End::Killed(Kill {
+                error: error @ (E::QueryTimeout | E::IdleTransactionTimeout | E::TransactionTimeout),
+                ..
+            })
+            | End::Error(error @ E::TransactionBlockNotAllowed) => Some(error.message().into_owned()),
+            _ => None,
         }
     }
 
@@ -118,16 +124,29 @@ impl Session {
         if matches!(end, End::Leaving) {
             return self.forget();
         }
-        self.part_from_server(&end);
-        let told = end.client_error(self.was_told).filter(|_| !self.is_cut);
-        // Logged before the client knows: whoever it tells should find the line.
-        self.log_end(&end, told.as_ref());
-        if let Some(error) = &told {
+        let error = end.client_error(self.was_told);
+        // Whose end it is first is said first.
+        match end.server_reason() {
+            None => {
+                self.log_end(&end, error.as_ref());
+                self.part_from_server(&end, "client disconnect while server was not ready");
+            }
+            Some(reason) => {
+                self.part_from_server(&end, &reason);
+                self.log_end(&end, error.as_ref());
+            }
+        }
+        if let Some(error) = &error.filter(|_| !self.is_cut) {
+            if log::is_wanted(Topic::PoolerErrors) {
+                self.log(Level::Warning, format_args!("pooler error: {}", error.message()));
+            }
+            // Before the client knows: whoever it tells should find the line.
             log::written().await;
             let mut message = Vec::new();
             error.encode(sqlstates(&self.pools.config().settings), &mut message);
             self.worker.outbox.push(&self.cell.to_client, &message);
         }
+        self.stream.discard_unread();
         // The socket is closed after this: what is not out now never will be.
         self.worker.outbox.flush();
         if !self.cell.to_client.is_blocked() {
@@ -135,19 +154,17 @@ impl Session {
         }
     }
 
-    fn log_end(&self, end: &End, told: Option<&ClientError>) {
+    fn log_end(&self, end: &End, error: Option<&ClientError>) {
+        if let Some(detail) = end.detail() {
+            self.log(Level::Error, format_args!("{detail}"));
+        }
         if log::is_wanted(Topic::Disconnections) {
             let age_s = clock::now_us().saturating_sub(self.cell.info.connect_us) / 1_000_000;
-            self.log(Level::Log, format_args!("closing because: {} (age={age_s}s)", end.reason(told)));
-        }
-        if let Some(error) = told
-            && log::is_wanted(Topic::PoolerErrors)
-        {
-            self.log(Level::Warning, format_args!("pooler error: {}", error.message()));
+            self.log(Level::Log, format_args!("closing because: {} (age={age_s}s)", end.reason(error)));
         }
     }
 
-    fn part_from_server(&mut self, end: &End) {
+    fn part_from_server(&mut self, end: &End, reason: &str) {
         let is_server_fit = match end {
             End::ServerEof | End::ServerFailed(_) | End::ReplyFault(_) => false,
             End::ParametersFailed(error) => matches!(error, QueryError::Server(_)),
@@ -176,7 +193,7 @@ impl Session {
                 }
             });
         }
-        self.member.pool.close(ServerState::Active, server, &end.server_reason());
+        self.member.pool.close(ServerState::Active, server, reason);
     }
 
     pub(super) fn log(&self, level: Level, text: std::fmt::Arguments<'_>) {

@@ -64,11 +64,11 @@ pub(crate) struct Startup {
 pub(crate) enum HandshakeError {
     /// The caller tells it to the client.
     Client(ClientError),
-    /// The client has gone, or gets no answer, for this reason.
+    /// The client has gone.
+    Eof,
+    /// It gets no answer, for this reason.
     Gone(&'static str),
 }
-
-const EOF: HandshakeError = HandshakeError::Gone("client unexpected eof");
 
 impl From<StartupError> for HandshakeError {
     fn from(error: StartupError) -> HandshakeError {
@@ -166,7 +166,7 @@ async fn read_packet<S: AsyncRead + Unpin>(
     may_be_tls: bool,
 ) -> Result<First, HandshakeError> {
     let mut length = [0; 4];
-    stream.read_exact(&mut length).await.map_err(|_| EOF)?;
+    stream.read_exact(&mut length).await.map_err(|_| HandshakeError::Eof)?;
     if may_be_tls && length[0] == TLS_HANDSHAKE {
         packet.extend_from_slice(&length);
         return Ok(First::TlsRecord);
@@ -177,7 +177,7 @@ async fn read_packet<S: AsyncRead + Unpin>(
     packet.clear();
     packet.extend_from_slice(&length);
     packet.resize(packet_len(&length)?, 0);
-    stream.read_exact(&mut packet[length.len()..]).await.map_err(|_| EOF)?;
+    stream.read_exact(&mut packet[length.len()..]).await.map_err(|_| HandshakeError::Eof)?;
     Ok(First::Packet)
 }
 
@@ -199,7 +199,7 @@ async fn answer<S: AsyncRead + AsyncWrite + Unpin>(
                 _ => ClientError::UnencryptedDataAfterGssRequest,
             }));
         }
-        Poll::Ready(_) => return Err(EOF),
+        Poll::Ready(_) => return Err(HandshakeError::Eof),
     }
     send(stream, answer).await
 }
@@ -211,8 +211,8 @@ async fn negotiate<S: AsyncWrite + Unpin>(stream: &mut S, startup: &StartupPacke
 }
 
 async fn send<S: AsyncWrite + Unpin>(stream: &mut S, bytes: &[u8]) -> Result<(), HandshakeError> {
-    stream.write_all(bytes).await.map_err(|_| EOF)?;
-    stream.flush().await.map_err(|_| EOF)
+    stream.write_all(bytes).await.map_err(|_| HandshakeError::Eof)?;
+    stream.flush().await.map_err(|_| HandshakeError::Eof)
 }
 
 /// The tracked parameters of a startup packet, in `options` or beside it; the last of a name
@@ -374,11 +374,11 @@ mod tests {
         let packet = startup_packet(&[("user", "u")]);
         for cut in 0..packet.len() {
             let (hello, answers) = send_all(&config(""), &packet[..cut]).await;
-            assert!(matches!(hello, Err(HandshakeError::Gone("client unexpected eof"))), "{hello:?}");
+            assert!(matches!(hello, Err(HandshakeError::Eof)), "{hello:?}");
             assert!(answers.is_empty());
         }
         let (hello, _) = send_all(&config(""), &SSL_REQUEST).await;
-        assert!(matches!(hello, Err(HandshakeError::Gone(_))), "{hello:?}");
+        assert!(matches!(hello, Err(HandshakeError::Eof)), "{hello:?}");
     }
 
     #[tokio::test]

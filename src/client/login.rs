@@ -46,7 +46,8 @@ pub(super) enum Refused {
     },
     /// The client went away, or its connection broke.
     Gone(String),
-    /// A balancer's connection ended without a word of a client, as its checks do.
+    /// It ended amidst what comes before a login, or, from a balancer, without a word of a client: as checks of whether
+    /// somebody listens do. PgBouncer does not log it either.
     Silent,
     /// It is none, but a cancel request.
     Cancel(CancelKey),
@@ -62,6 +63,7 @@ impl From<HandshakeError> for Refused {
     fn from(error: HandshakeError) -> Refused {
         match error {
             HandshakeError::Client(error) => error.into(),
+            HandshakeError::Eof => Refused::Silent,
             HandshakeError::Gone(reason) => Refused::Gone(reason.to_owned()),
         }
     }
@@ -71,6 +73,7 @@ impl From<AuthError> for Refused {
     fn from(error: AuthError) -> Refused {
         match error {
             AuthError::Refused { error, reason } => Refused::Client { error, reason },
+            AuthError::Eof => Refused::Silent,
             AuthError::Gone(reason) => Refused::Gone(reason.to_string()),
         }
     }
@@ -273,7 +276,11 @@ async fn identify(
         login_place.needs_ordinary(&config.settings)?;
     }
     who.user.clone_from(&startup.user);
-    who.database.clone_from(&startup.database);
+    let entry = config.database(&startup.database);
+    // As in PgBouncer, lines do not name what there is not.
+    if entry.is_some() || startup.database == CONSOLE_DATABASE {
+        who.database.clone_from(&startup.database);
+    }
     slot.set_names(&startup.user, &startup.database);
     if log::is_wanted(Topic::Connections) {
         let replication = startup.walsender.as_ref().map_or("no", |walsender| walsender.kind.value());
@@ -297,11 +304,10 @@ async fn identify(
     if connected > config.settings.max_client_conn && !is_admin {
         return Err(ClientError::NoMoreConnections.into());
     }
-    // Nothing is kept of a name that a stranger asks for.
-    let entry = config.database(&startup.database);
     let forced = entry.and_then(|entry| entry.user.clone());
     let proven = authenticate(clients, worker, config, stream, &who.ends, &startup, forced.is_some()).await?;
     let database =
+        // Nothing is kept of a name that a stranger asks for.
         pools.database(&startup.database).ok_or_else(|| ClientError::NoSuchDatabase(startup.database.clone()))?;
     if database.is_disabled() {
         return Err(ClientError::DatabaseDisabled(startup.database.clone()).into());
@@ -512,7 +518,8 @@ fn enter(
 /// Tells a client that it is not let in, the log first.
 async fn refuse(clients: &Clients, stream: &mut Stream, who: &Who, refused: Refused) {
     let (reason, told) = match refused {
-        Refused::Cancel(_) | Refused::Silent => return,
+        Refused::Cancel(_) => return,
+        Refused::Silent => return who.log_at(Level::Debug, format_args!("client unexpected eof before its login")),
         Refused::Client { error: error @ (ClientError::TooManyLogins | ClientError::TooManyAddressLogins), .. } => {
             clients.admission.report(&error, &who.ends);
             return tell(clients, stream, &error);
@@ -524,9 +531,21 @@ async fn refuse(clients: &Clients, stream: &mut Stream, who: &Who, refused: Refu
         Refused::Gone(reason) => (reason, None),
         // PgBouncer's words; the client does not get to see them.
         Refused::Client { error, reason: Some(reason @ Reason::NotFound) } => (reason.to_string(), Some(error)),
-        Refused::Client { error, reason: Some(reason) } => (format!("{} ({reason})", error.message()), Some(error)),
+        Refused::Client { error, reason: Some(Reason::UnknownUser) } => {
+            who.log(format_args!("no such user: {}", who.user));
+            (error.message().into_owned(), Some(error))
+        }
+        Refused::Client { error, reason: Some(reason) } => {
+            who.log(format_args!("{reason}"));
+            (error.message().into_owned(), Some(error))
+        }
         Refused::Client { error, reason: None } => (error.message().into_owned(), Some(error)),
     };
+    if let Some(ClientError::NoSuchDatabase(database)) = &told
+        && log::is_wanted(Topic::Connections)
+    {
+        who.log(format_args!("login failed: db={database} user={}", who.user));
+    }
     if log::is_wanted(Topic::Disconnections) {
         let age_s = clock::now_us().saturating_sub(who.connect_us) / 1_000_000;
         who.log(format_args!("closing because: {reason} (age={age_s}s)"));
@@ -545,5 +564,6 @@ async fn refuse(clients: &Clients, stream: &mut Stream, who: &Who, refused: Refu
 fn tell(clients: &Clients, stream: &mut Stream, error: &ClientError) {
     let mut message = Vec::new();
     error.encode(sqlstates(&clients.pools.config().settings), &mut message);
+    stream.discard_unread();
     stream.try_end(&message);
 }

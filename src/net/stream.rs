@@ -349,6 +349,17 @@ impl Stream {
         }
     }
 
+    /// Takes what has come and nobody will read, up to 64 KB: closed over it, the connection is reset, and the peer may
+    /// not get to see what it was told. To be called only then.
+    pub(crate) fn discard_unread(&self) {
+        let mut scrap = [0; 4096];
+        for _ in 0..16 {
+            if !(self.socket.is_readable() && matches!(self.socket.try_read(&mut scrap), Ok(1..))) {
+                return;
+            }
+        }
+    }
+
     /// Says `last_words`, if any, and that nothing follows. If the socket does not take it at
     /// once, the peer will see the end all the same. Not for a stream with a record half sent.
     pub(crate) fn try_end(&self, last_words: &[u8]) {

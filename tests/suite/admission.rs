@@ -13,9 +13,10 @@ mod beyond_pgbouncer {
     const REFUSAL: &str = "no more connections allowed (max_client_logins)";
 
     fn start(change: impl FnOnce(Setup) -> Setup) -> Bouncer {
-        let bouncer = Bouncer::start(Postgres::shared(), |setup| change(setup.set("tcp_defer_accept", 0)));
+        let bouncer =
+            Bouncer::start(Postgres::shared(), |setup| change(setup.set("tcp_defer_accept", 0).set("verbose", 1)));
         // The harness has left the door.
-        bouncer.wait_log("closing because: client unexpected eof");
+        bouncer.wait_log("client unexpected eof before its login");
         bouncer
     }
 

@@ -74,6 +74,99 @@ fn statistics_are_logged_every_stats_period() {
     assert!(count(&bouncer.log()) <= before + 1, "one may have been on its way");
 }
 
+/// What the log says behind time and process, without what is another each time.
+fn said(bouncer: &Bouncer) -> Vec<String> {
+    let plain = |line: &str| {
+        let text = line.split_once("] ").map_or(line, |(_, text)| text);
+        let is_number = |word: &str| word.bytes().all(|b| b.is_ascii_hexdigit());
+        let words = text.split(' ').map(|word| {
+            let word = word
+                .split_once("-0x")
+                .filter(|(_, id)| is_number(id.trim_end_matches(':')))
+                .map_or(word, |(side, _)| side);
+            word.rsplit_once("@127.0.0.1:").map_or(word, |(whose, _)| whose)
+        });
+        words.collect::<Vec<_>>().join(" ")
+    };
+    bouncer.log().lines().map(plain).collect()
+}
+
+/// The lines that what happens in `act` leaves, the last of them with this end.
+#[track_caller]
+fn lines_of(bouncer: &Bouncer, last: &str, act: impl FnOnce()) -> Vec<String> {
+    let before = said(bouncer).len();
+    act();
+    wait_until(last, PATIENCE, || said(bouncer)[before..].iter().any(|line| line.ends_with(last)));
+    said(bouncer).split_off(before)
+}
+
+#[test]
+fn lines_are_pgbouncer_s_in_its_order() {
+    let bouncer = Bouncer::start(Postgres::shared(), |setup| setup);
+    bouncer.client().send(&msg::terminate());
+    bouncer.wait_log("client close request");
+
+    let refused = || drop(bouncer.refusal("app", "none", ""));
+    assert_eq!(
+        lines_of(&bouncer, "pooler error: no such database: none", refused),
+        [
+            "LOG C (nodb)/app login attempt: db=none user=app tls=no replication=no",
+            "LOG C (nodb)/app login failed: db=none user=app",
+            "LOG C (nodb)/app closing because: no such database: none (age=0s)",
+            "WARNING C (nodb)/app pooler error: no such database: none",
+        ]
+    );
+
+    let attempt = "LOG C app/app login attempt: db=app user=app tls=no replication=no";
+    let garbage = || {
+        let mut client = bouncer.client();
+        client.send(b"?\0\0\0\x04");
+        client.expect("E");
+    };
+    assert_eq!(
+        lines_of(&bouncer, "pooler error: unknown pkt", garbage),
+        [
+            attempt,
+            "ERROR C app/app unknown pkt from client: 63/0x3f",
+            "LOG C app/app closing because: unknown pkt (age=0s)",
+            "WARNING C app/app pooler error: unknown pkt",
+        ]
+    );
+
+    let gone = || bouncer.client().run("begin");
+    assert_eq!(
+        lines_of(&bouncer, "while server was not ready (age=0s)", gone),
+        [
+            attempt,
+            "LOG C app/app closing because: client unexpected eof (age=0s)",
+            "LOG S app/app closing because: client disconnect while server was not ready (age=0s)",
+        ]
+    );
+
+    let mut admin = bouncer.admin();
+    bouncer.wait_log("login attempt: db=pgbouncer");
+    let text = "invalid command 'FROB', use SHOW HELP;";
+    assert_eq!(
+        lines_of(&bouncer, &format!("pooler error: {text}"), || drop(admin.fails("FROB"))),
+        [format!("ERROR {text}"), format!("WARNING C pgbouncer/admin pooler error: {text}")]
+    );
+}
+
+#[test]
+fn a_check_of_whether_somebody_listens_leaves_no_line() {
+    let bouncer = Bouncer::start(Postgres::shared(), |setup| setup.set("tcp_defer_accept", 0));
+    // So did the harness.
+    for check in [&b""[..], &msg::packet(msg::SSL_REQUEST, &[])] {
+        let mut wire = Wire::tcp(bouncer.port);
+        wire.send(check);
+        wire.try_shutdown_write().expect("shut down");
+        wire.drain();
+    }
+    bouncer.refusal("app", "none", "");
+    bouncer.wait_log("pooler error: no such database");
+    assert_eq!(bouncer.logged("closing because"), 1, "{}", bouncer.log());
+}
+
 #[test]
 fn what_is_not_wanted_is_not_logged() {
     let bouncer = start_quiet();
