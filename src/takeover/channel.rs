@@ -1,6 +1,7 @@
 //! The connection between the two processes: messages framed as PostgreSQL's are, descriptors beside them.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -8,8 +9,8 @@ use std::sync::Arc;
 
 use pgweir_proto::frame::{self, HEADER_LEN, Header};
 use rustix::net::{
-    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags,
-    recvmsg, sendmsg,
+    RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
+    SendFlags, Shutdown, recvmsg, sendmsg, shutdown,
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
@@ -21,10 +22,16 @@ const FDS_MAX: usize = 2;
 
 const READ_LEN: usize = 64 * 1024;
 
-#[derive(Debug)]
 pub(crate) struct Message {
     pub(crate) tag: u8,
     pub(crate) body: Vec<u8>,
+}
+
+impl fmt::Debug for Message {
+    /// The body may have secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Message({}, {} bytes)", self.tag.escape_ascii(), self.body.len())
+    }
 }
 
 impl Message {
@@ -39,8 +46,15 @@ pub(crate) fn invalid(tag: u8) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, text)
 }
 
-/// The sending half.
+/// The sending half. When it is dropped, the other side reads the end, and can still be heard.
 pub(crate) struct Writer(Arc<UnixStream>);
+
+impl Drop for Writer {
+    fn drop(&mut self) {
+        // The other side may be gone.
+        let _ = shutdown(&*self.0, Shutdown::Write);
+    }
+}
 
 /// The receiving half.
 pub(crate) struct Reader {
@@ -125,7 +139,12 @@ fn receive_some(socket: &UnixStream, bytes: &mut Vec<u8>, fds: &mut VecDeque<Own
             fds.extend(received);
         }
     }
-    Ok(received?.bytes)
+    let received = received?;
+    if received.flags.contains(ReturnFlags::CTRUNC) {
+        // Those that come next would be taken for the ones that are lost.
+        return Err(io::Error::other("a descriptor was lost; is the limit on open files high enough?"));
+    }
+    Ok(received.bytes)
 }
 
 #[cfg(test)]
@@ -165,6 +184,29 @@ mod tests {
         };
         tokio::join!(sent, received);
         drop(writer);
+    }
+
+    #[tokio::test]
+    async fn a_lost_descriptor_is_an_error() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let (bytes, mut reader) = (b"x\0\0\0\x04", channel(b).1);
+        // More than there is room for, as where no more files may be open.
+        let fds = [a.as_fd(); FDS_MAX + 8];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX + 8))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&fds)));
+        sendmsg(&a, &[IoSlice::new(bytes)], &mut control, SendFlags::NOSIGNAL).unwrap();
+        assert!(reader.next().await.unwrap_err().to_string().contains("a descriptor was lost"));
+    }
+
+    #[tokio::test]
+    async fn who_sends_no_more_still_hears() {
+        let (a, b) = UnixStream::pair().unwrap();
+        let ((ours, mut reader), (theirs, mut their_reader)) = (channel(a), channel(b));
+        drop(ours);
+        assert_eq!(their_reader.next().await.unwrap_err().kind(), io::ErrorKind::UnexpectedEof);
+        theirs.send(b'a', &(), &[]).await.unwrap();
+        assert_eq!(reader.next().await.unwrap().tag, b'a');
     }
 
     #[tokio::test]

@@ -100,8 +100,15 @@ impl<T: Field> Field for Vec<T> {
 }
 
 /// Any bytes.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub(crate) struct Bytes(pub(crate) Vec<u8>);
+
+impl fmt::Debug for Bytes {
+    /// What clients ask may have secrets.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Bytes({})", self.0.len())
+    }
+}
 
 impl Field for Bytes {
     fn put(&self, out: &mut Vec<u8>) {
