@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -134,9 +135,14 @@ async fn give(
     };
     pools.set_giving(true);
     crew.give(Some(&giver));
+    let mut listening = pin!(listen(pools, reader, &under_way, cancels));
     let outcome = tokio::select! {
-        dealt = deal.run(parcels, canceled, finishing) => dealt.map_or_else(Outcome::Lost, |()| Outcome::Finished),
-        outcome = listen(pools, reader, &under_way, cancels) => outcome,
+        outcome = &mut listening => outcome,
+        dealt = deal.run(parcels, canceled, finishing) => match dealt {
+            Ok(()) => Outcome::Finished,
+            // What it has acknowledged is its own, however it has ended: so it is heard to its end.
+            Err(_) => listening.await,
+        },
     };
     under_way.lose();
     outcome

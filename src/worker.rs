@@ -241,6 +241,10 @@ impl SessionCell {
         }
     }
 
+    pub(crate) fn is_killed(&self) -> bool {
+        self.kill.borrow().is_some()
+    }
+
     #[inline]
     pub(crate) fn take_kill(&self) -> Option<Kill> {
         self.kill.borrow_mut().take()

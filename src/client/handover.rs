@@ -45,12 +45,16 @@ impl Session {
     /// Goes to the other process; false if it cannot, or that is gone: then the session goes on.
     pub(super) async fn leave(&mut self) -> bool {
         let Some(giver) = self.worker.giver() else { return false };
+        let place = giver.place().await;
         self.cell.info.set_leaving(true);
-        // A cancel request that has come before is for this process to carry out.
-        if !self.cell.info.is_query_canceled() {
-            let given = match self.parcel() {
-                Some((record, statements, fds)) => giver.give(Carried::Client(Box::new(record)), statements, fds).await,
-                None => Given::Stays,
+        // What has come for it meanwhile is for this process to carry out.
+        if !self.cell.info.is_query_canceled() && !self.cell.is_killed() && self.is_resting() {
+            let given = match (place, self.parcel()) {
+                (None, _) => Given::Lost,
+                (Some(_), None) => Given::Stays,
+                (Some(place), Some((record, statements, fds))) => {
+                    place.give(Carried::Client(Box::new(record)), statements, fds).await
+                }
             };
             match given {
                 Given::Taken => return true,

@@ -41,6 +41,10 @@ pub(crate) async fn watch(worker: Rc<Worker>, pools: Arc<Pools>) {
         let waits_for_servers = pools.shutdown() == Some(Shutdown::WaitForServers);
         let leaving = pools.leaving();
         worker.each_session(|cell| {
+            if cell.info.is_leaving() {
+                // The other process may be serving it already.
+                return;
+            }
             let is_waiting = cell.info.state() == ClientState::Waiting;
             if (waits_for_servers && is_waiting) || must_leave(leaving, &cell.info) {
                 cell.kill(ClientError::ServerShuttingDown, true);

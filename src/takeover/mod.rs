@@ -36,8 +36,8 @@ use record::{ClientRecord, ServerRecord};
 /// The number of the language; only processes of the same can take over from one another.
 pub(crate) const FORMAT: u32 = 1;
 
-/// So many clients at once are on their way to the other process: each has a descriptor more.
-const UNDER_WAY_MAX: usize = 64;
+/// So many clients at once have further descriptors, before those are sent: the system may allow few.
+const PLACES: usize = 8;
 
 /// The first byte of a message; those of the console's own messages are others.
 pub(crate) mod tag {
@@ -93,19 +93,27 @@ pub(crate) enum Given {
 #[derive(Debug, Clone)]
 pub(crate) struct Giver(mpsc::Sender<Parcel>);
 
+/// Room for one client, whose further descriptors may be made now.
+pub(crate) struct Place<'a>(mpsc::Permit<'a, Parcel>);
+
 impl Giver {
     pub(crate) fn new() -> (Giver, mpsc::Receiver<Parcel>) {
-        let (send, receive) = mpsc::channel(UNDER_WAY_MAX);
+        let (send, receive) = mpsc::channel(PLACES);
         (Giver(send), receive)
     }
 
+    /// `None`: there is no other process any more.
+    pub(crate) async fn place(&self) -> Option<Place<'_>> {
+        self.0.reserve().await.ok().map(Place)
+    }
+}
+
+impl Place<'_> {
     /// To be awaited to its end: only then it is known whose the sockets are.
-    pub(crate) async fn give(&self, carried: Carried, statements: Vec<Arc<Statement>>, fds: Vec<OwnedFd>) -> Given {
+    pub(crate) async fn give(self, carried: Carried, statements: Vec<Arc<Statement>>, fds: Vec<OwnedFd>) -> Given {
         let (answer, answered) = oneshot::channel();
-        match self.0.send(Parcel { carried, statements, fds, answer }).await {
-            Ok(()) => answered.await.unwrap_or(Given::Lost),
-            Err(_) => Given::Lost,
-        }
+        self.0.send(Parcel { carried, statements, fds, answer });
+        answered.await.unwrap_or(Given::Lost)
     }
 }
 

@@ -8,6 +8,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use crate::support::bouncer::Setup;
+use crate::support::process::limit_open_files;
 use crate::support::tls::{Through, Tunnel, certificate, key};
 use crate::support::{Bouncer, PATIENCE, Postgres, Random, Wire, msg, wait_until};
 
@@ -390,6 +391,15 @@ mod beyond_pgbouncer {
             .set("client_tls_sslmode", "allow")
             .set("client_tls_key_file", key("site"))
             .set("client_tls_cert_file", certificate("site"))
+    }
+
+    #[test]
+    fn few_descriptors_are_enough() {
+        let mut bouncer = start(|setup| setup);
+        let mut clients: Vec<Wire> = (0..100).map(|_| bouncer.client()).collect();
+        limit_open_files(bouncer.pid(), 40);
+        bouncer.reboot().wait_exit();
+        clients.iter_mut().for_each(|client| client.run("select 1"));
     }
 
     #[test]

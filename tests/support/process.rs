@@ -114,6 +114,13 @@ pub(crate) fn open_files(pid: u32) -> usize {
     fs::read_dir(format!("/proc/{pid}/fd")).expect("the process is gone").count()
 }
 
+/// Lets a process have no more than `more` descriptors beside those that it has.
+pub(crate) fn limit_open_files(pid: u32, more: usize) {
+    let limit = format!("--nofile={}", open_files(pid) + more);
+    let status = unprivileged("prlimit", "KILL").args([&format!("--pid={pid}"), &limit]).status();
+    assert!(status.expect("run prlimit").success(), "prlimit {limit}");
+}
+
 /// How much of something a test does: more where the variable says so.
 pub(crate) fn number_from_env(name: &str, default: u64) -> u64 {
     std::env::var(name).map_or(default, |n| n.parse().unwrap_or_else(|_| panic!("{name} is no number")))
