@@ -155,15 +155,13 @@ async fn offer(inventory: &Inventory, writer: &Writer, reader: &mut Reader) -> i
         pid: std::process::id(),
         last_statement: relay::last_number(),
         tracked: pools.tracked.names().to_vec(),
-        is_paused: pools.is_paused(),
         are_activated: inventory.are_activated,
-        databases: pools.database_records(),
     };
     writer.send(tag::HELLO, &hello, &[]).await?;
     for (listener, is_proxied) in &inventory.listeners {
         writer.send(tag::LISTENER, is_proxied, std::slice::from_ref(listener)).await?;
     }
-    writer.send(tag::STATE_END, &(), &[]).await?;
+    writer.send(tag::HELLO_END, &(), &[]).await?;
     match reader.next().await?.tag {
         tag::READY => Ok(()),
         other => Err(invalid(other)),
@@ -238,6 +236,7 @@ impl Deal<'_> {
         mut canceled: mpsc::UnboundedReceiver<CancelDone>,
         mut finishing: oneshot::Receiver<()>,
     ) -> io::Result<()> {
+        self.writer.send(tag::STATE, &self.pools.state_record(), &[]).await?;
         self.send_pools().await?;
         self.send_coming().await?;
         self.send_stats().await?;

@@ -23,7 +23,7 @@ use crate::client::handover::{adopt, turn_away};
 use crate::crew::Crew;
 use crate::log::log_at;
 use crate::net::listener::{Inherited, ListenError, Listeners, UnixName};
-use crate::pools::handover::AdoptedPool;
+use crate::pools::handover::{AdoptedPool, ElderPool};
 use crate::pools::stats::Totals;
 use crate::relay::{self, Dialect, Statement};
 use crate::takeover::channel::{Message, Reader, Writer, channel, invalid};
@@ -141,7 +141,7 @@ async fn ask(writer: Writer, mut reader: Reader) -> Result<Taking, TakeError> {
                 let fd = reader.fd().map_err(TakeError::Broken)?;
                 listeners.push(Inherited::new(fd, is_proxied).map_err(TakeError::Listener)?);
             }
-            tag::STATE_END => return Ok(Taking { writer, reader, hello, listeners }),
+            tag::HELLO_END => return Ok(Taking { writer, reader, hello, listeners }),
             other => return Err(TakeError::Broken(invalid(other))),
         }
     }
@@ -171,7 +171,6 @@ impl Taking {
         let Taking { writer, reader, hello, .. } = self;
         relay::begin_numbers_after(hello.last_statement);
         let pools = &clients.pools;
-        pools.adopt_state(hello.is_paused, &hello.databases);
         let is_like = hello.tracked == pools.tracked.names();
         let mut legacy = Legacy {
             clients: Arc::clone(clients),
@@ -231,7 +230,7 @@ struct Legacy {
     /// It tracks the same parameters: settings under which texts were analysed mean the same here.
     is_like: bool,
     /// By the old process' numbers; `None`: there is no such database here.
-    pools: HashMap<u64, Option<AdoptedPool>>,
+    pools: HashMap<u64, Option<ElderPool>>,
     /// All that it has told of, for as long as it is there.
     statements: HashMap<u64, Arc<Statement>>,
     /// Cancel requests that it was asked to carry out.
@@ -279,8 +278,8 @@ impl Legacy {
             }
         };
         self.clients.pools.elder.set(None);
-        for adopted in self.pools.values().flatten() {
-            adopted.pool.expect(0);
+        for elder in self.pools.values().flatten() {
+            elder.expect(0);
         }
         let (clients, servers) = self.taken;
         match ended {
@@ -295,6 +294,7 @@ impl Legacy {
 
     async fn take(&mut self, message: Message) -> io::Result<()> {
         match message.tag {
+            tag::STATE => self.clients.pools.adopt_state(&message.record()?),
             tag::POOL => {
                 let record: PoolRecord = message.record()?;
                 let number = record.number;
@@ -303,8 +303,8 @@ impl Legacy {
             tag::STATEMENT => self.take_statement(message.record()?),
             tag::COMING => {
                 for (number, coming) in message.record::<Vec<(u64, u32)>>()? {
-                    if let Some(Some(AdoptedPool { pool, is_same: true })) = self.pools.get(&number) {
-                        pool.expect(coming);
+                    if let Some(Some(elder)) = self.pools.get(&number) {
+                        elder.expect(coming);
                     }
                 }
             }
@@ -339,16 +339,17 @@ impl Legacy {
     }
 
     fn take_statement(&mut self, record: StatementRecord) {
-        let Some(Some(adopted)) = self.pools.get(&record.pool) else { return };
+        let Some(Some(elder)) = self.pools.get(&record.pool) else { return };
         // Settings that mean something else here are those of nobody: the text is prepared anew before its next use.
         let settings = if self.is_like { record.settings } else { 0 };
-        let dialect = Dialect { pool: adopted.pool.number, settings };
+        let dialect = Dialect { pool: elder.pool.number, settings };
         let statement = relay::adopt(record.id, &record.body.0, dialect, record.is_retired);
         self.statements.insert(record.id, statement);
     }
 
-    fn pool(&self, number: u64) -> io::Result<Option<&AdoptedPool>> {
-        self.pools.get(&number).map(Option::as_ref).ok_or_else(|| invalid(tag::POOL))
+    fn pool(&self, number: u64) -> io::Result<Option<AdoptedPool>> {
+        let elder = self.pools.get(&number).ok_or_else(|| invalid(tag::POOL))?;
+        Ok(elder.as_ref().and_then(|elder| self.clients.pools.adopted(elder)))
     }
 
     async fn take_client(&self, record: ClientRecord, fds: Vec<OwnedFd>) -> io::Result<()> {
@@ -363,14 +364,20 @@ impl Legacy {
         let adoptee = adopt(&self.clients, record, adopted, fds.into_iter(), &statement);
         let adoptee = adoptee.ok_or_else(|| invalid(tag::CLIENT))?;
         // First this: what it does from now on, only this process has seen.
-        self.writer.send(tag::ACK, &(), &[]).await?;
-        self.crew.place_adoptee(adoptee);
+        match self.writer.send(tag::ACK, &(), &[]).await {
+            Ok(()) => self.crew.place_adoptee(adoptee),
+            Err(e) => {
+                adoptee.discard(&self.clients.pools);
+                return Err(e);
+            }
+        }
         Ok(())
     }
 
     async fn take_server(&self, record: ServerRecord, fd: OwnedFd) -> io::Result<()> {
         self.writer.send(tag::ACK, &(), &[]).await?;
-        let Some(AdoptedPool { pool, is_same: true }) = self.pool(record.pool)? else { return Ok(()) };
+        let Some(AdoptedPool { member, is_same: true }) = self.pool(record.pool)? else { return Ok(()) };
+        let pool = &member.pool;
         let Some(permits) = pool.permits_within_limits() else { return Ok(()) };
         let statement = |id| self.statements.get(&id).cloned();
         let server = pool.adopt_server(record, fd, permits, &statement).ok_or_else(|| invalid(tag::SERVER))?;

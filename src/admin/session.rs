@@ -127,8 +127,10 @@ pub(super) struct Session {
     pub(super) in_block: bool,
     /// Answers that were not sent yet.
     out: Vec<u8>,
-    _slot: ClientSlot,
+    /// Given back before the place among the connected clients: whoever looks never counts fewer other clients than
+    /// there are.
     _permits: [Permit; 2],
+    _slot: ClientSlot,
 }
 
 impl Session {

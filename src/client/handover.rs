@@ -3,6 +3,7 @@
 //! It goes when it rests: nothing of a message is half read or half sent, and its server, if it has one, owes
 //! nothing. That may be amidst a transaction, in which case the server goes with it.
 
+use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,7 +15,9 @@ use super::session::{Seat, Session};
 use super::session_use::Told;
 use super::{ClientSlot, Clients, sqlstates};
 use crate::log::log_at;
-use crate::net::stream::Detached;
+use crate::net::stream::{Detached, Stream};
+use crate::pool::ServerState;
+use crate::pools::Pools;
 use crate::pools::handover::AdoptedPool;
 use crate::registry::{ClientInfo, ServerPhase};
 use crate::relay::{Names, NamesParts, Statement, Unnamed};
@@ -130,7 +133,8 @@ impl Session {
 /// A client of the process before, on its way to a worker.
 pub(crate) struct Adoptee {
     info: Arc<ClientInfo>,
-    socket: Detached,
+    /// `None` once its worker has it.
+    socket: Option<Detached>,
     record: ClientRecord,
     names: Names,
     server: Option<Box<Server>>,
@@ -142,13 +146,15 @@ pub(crate) struct Adoptee {
 pub(crate) fn adopt(
     clients: &Clients,
     mut record: ClientRecord,
-    AdoptedPool { pool, is_same }: &AdoptedPool,
+    AdoptedPool { member, is_same }: AdoptedPool,
     mut fds: impl Iterator<Item = OwnedFd>,
     statement: &dyn Fn(u64) -> Option<Arc<Statement>>,
 ) -> Option<Adoptee> {
-    let pools = &clients.pools;
+    let (pools, pool) = (&clients.pools, Arc::clone(&member.pool));
     let names = names(&mut record, statement)?;
     let fd = fds.next()?;
+    let user = pools.user(&record.user);
+    let permits = [pool.database.clients.try_take(0)?, user.clients.try_take(0)?];
     let server = match record.server.take() {
         Some(its_record) => {
             let server = pool.adopt_server(its_record, fds.next()?, pool.permits_beyond_limits()?, statement)?;
@@ -160,20 +166,20 @@ pub(crate) fn adopt(
         }
         None => None,
     };
-    let user = pools.user(&record.user);
-    let permits = [pool.database.clients.try_take(0)?, user.clients.try_take(0)?];
     let mut slot = ClientSlot::new(&pools.registry, &record.ends, fd.as_raw_fd());
     slot.logged_in();
     let id = slot.id();
-    let seat = Seat { member: pools.join(&pool.database, &pool.user.name), permits, slot };
+    let seat = Seat { member, permits, slot };
     let (key, database) = (record.cancel_key.clone(), Arc::clone(&pool.database.name));
     let mut info = ClientInfo::new(id, key, record.ends.clone(), Arc::clone(&user.name), database, record.connect_us);
     info.fd = fd.as_raw_fd();
     let info = Arc::new(info);
     info.set_request_us(record.request_us);
     info.set_xact_us(record.xact_us);
+    // A cancel request for what it waits with may come before its session goes on.
+    info.set_query_us(record.wait_us);
     pools.registry.adopt_client(&info);
-    Some(Adoptee { info, socket: Detached::adopt(fd), record, names, server, seat })
+    Some(Adoptee { info, socket: Some(Detached::adopt(fd)), record, names, server, seat })
 }
 
 fn names(record: &mut ClientRecord, statement: &dyn Fn(u64) -> Option<Arc<Statement>>) -> Option<Names> {
@@ -188,22 +194,34 @@ fn names(record: &mut ClientRecord, statement: &dyn Fn(u64) -> Option<Arc<Statem
     Some(Names::from_parts(NamesParts { known: known?, unnamed, is_unnamed_here: record.is_unnamed_here }))
 }
 
+impl Adoptee {
+    /// Nobody serves it.
+    pub(crate) fn discard(self, pools: &Pools) {
+        pools.registry.remove_client(&self.info);
+        if let Some(server) = self.server {
+            self.seat.member.pool.close(ServerState::Active, server, "client disconnect while server was not ready");
+        }
+    }
+
+    fn attach(&mut self) -> io::Result<Stream> {
+        if let Some(server) = &mut self.server {
+            server.attach(false)?;
+        }
+        self.socket.take().ok_or(io::ErrorKind::NotConnected)?.attach()
+    }
+}
+
 /// Serves it, on its worker, as the process before did.
-pub(crate) async fn serve_adoptee(clients: Arc<Clients>, worker: Rc<Worker>, adoptee: Adoptee, placed: Placed) {
-    let Adoptee { info, socket, record, names, server, seat } = adoptee;
+pub(crate) async fn serve_adoptee(clients: Arc<Clients>, worker: Rc<Worker>, mut adoptee: Adoptee, placed: Placed) {
     let pools = &clients.pools;
-    let attached = socket.attach().and_then(|stream| match server {
-        Some(mut server) => server.attach(false).map(|()| (stream, Some(server))),
-        None => Ok((stream, None)),
-    });
-    let (stream, server) = match attached {
-        Ok(attached) => attached,
+    let stream = match adoptee.attach() {
+        Ok(stream) => stream,
         Err(e) => {
-            log_at!(Warning, "client at {} cannot be served: {e}", info.ends);
-            pools.registry.remove_client(&info);
-            return;
+            log_at!(Warning, "client at {} cannot be served: {e}", adoptee.info.ends);
+            return adoptee.discard(pools);
         }
     };
+    let Adoptee { info, record, names, server, seat, .. } = adoptee;
     let asked = Parameters::of_reports(&record.asked, &pools.tracked);
     let mut session = Session::new(&worker, pools, seat, stream, info, asked);
     session.parameters = Parameters::of_reports(&record.parameters, &pools.tracked);

@@ -2,11 +2,12 @@
 
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use pgweir_proto::scram::ScramKeys;
 
 use super::launch::Room;
-use super::{Pools, ServerPool};
+use super::{Membership, Pools, ServerPool};
 use crate::net::clock;
 use crate::pool::{Permit, ServerState};
 use crate::relay::Statement;
@@ -14,29 +15,49 @@ use crate::server::Server;
 use crate::server::connect::{ServerSecret, Welcome};
 use crate::server::handover::Adopter;
 use crate::takeover::Carried;
-use crate::takeover::record::{DatabaseRecord, Keys, PoolRecord, PoolSecret, ServerRecord};
+use crate::takeover::record::{DatabaseRecord, Keys, PoolRecord, PoolSecret, ServerRecord, StateRecord};
 
-/// A pool of the process before, as it is here.
-pub(crate) struct AdoptedPool {
+/// A pool of the process before.
+pub(crate) struct ElderPool {
+    database: Arc<str>,
+    user: Arc<str>,
+    /// The pool here when it was told of, whose statements it has.
     pub(crate) pool: Arc<ServerPool>,
-    /// Its servers are as good as those made here.
+    /// The servers of that time, as `ServerPool::epoch` counts; `None`: what comes was never as good as those made here.
+    epoch: Option<u32>,
+}
+
+impl ElderPool {
+    /// So many of its servers are still to come; none are made in their place.
+    pub(crate) fn expect(&self, coming: u32) {
+        if self.epoch.is_some() {
+            self.pool.core.expect(coming);
+            self.pool.launch();
+        }
+    }
+}
+
+/// What an [`ElderPool`] is here at a certain moment.
+pub(crate) struct AdoptedPool {
+    pub(crate) member: Membership,
+    /// Servers that come are as good as those made here.
     pub(crate) is_same: bool,
 }
 
 impl Pools {
-    pub(crate) fn database_records(&self) -> Vec<DatabaseRecord> {
+    pub(crate) fn state_record(&self) -> StateRecord {
         let of = |database: Arc<super::entries::Database>| DatabaseRecord {
             name: database.name.to_string(),
             is_paused: database.is_paused(),
             is_killed: database.is_killed(),
             is_disabled: database.is_disabled(),
         };
-        self.databases().into_iter().map(of).collect()
+        StateRecord { is_paused: self.is_paused(), databases: self.databases().into_iter().map(of).collect() }
     }
 
     /// PAUSE, KILL and DISABLE, as they are in the process before.
-    pub(crate) fn adopt_state(&self, is_paused: bool, databases: &[DatabaseRecord]) {
-        if is_paused {
+    pub(crate) fn adopt_state(&self, StateRecord { is_paused, databases }: &StateRecord) {
+        if *is_paused {
             self.pause(None);
         }
         for record in databases.iter().filter(|record| record.is_paused || record.is_disabled) {
@@ -51,7 +72,7 @@ impl Pools {
     }
 
     /// `None`: this process has no such database.
-    pub(crate) fn adopt_pool(self: &Arc<Self>, record: PoolRecord) -> Option<AdoptedPool> {
+    pub(crate) fn adopt_pool(self: &Arc<Self>, record: PoolRecord) -> Option<ElderPool> {
         let database = self.database(&record.database)?;
         let pool = Arc::clone(&self.join(&database, &record.user).pool);
         // What comes has no TLS.
@@ -67,7 +88,16 @@ impl Pools {
                 PoolSecret::Scram { keys } => ServerSecret::Scram(ScramKeys::from_bytes(&keys.0)),
             });
         }
-        Some(AdoptedPool { pool, is_same })
+        let epoch = is_same.then(|| pool.epoch.load(Ordering::Relaxed));
+        Some(ElderPool { database: record.database, user: record.user, pool, epoch })
+    }
+
+    /// As it is by now: what has come to the pool may be gone, made anew, or obsolete. `None`: the database was removed.
+    pub(crate) fn adopted(self: &Arc<Self>, elder: &ElderPool) -> Option<AdoptedPool> {
+        let member = self.join(&self.database(&elder.database)?, &elder.user);
+        let epoch = Some(member.pool.epoch.load(Ordering::Relaxed));
+        let is_same = Arc::ptr_eq(&member.pool, &elder.pool) && epoch == elder.epoch;
+        Some(AdoptedPool { member, is_same })
     }
 
     /// The process gives its clients to another one: it keeps no more servers than clients, and makes none in
@@ -173,12 +203,6 @@ impl ServerPool {
     /// An adopted server that its client is linked to.
     pub(crate) fn count_active(&self) {
         self.core.adopt(ServerState::Active);
-    }
-
-    /// So many servers of this pool are still to come from the process before; none are made in their place.
-    pub(crate) fn expect(self: &Arc<Self>, coming: u32) {
-        self.core.expect(coming);
-        self.launch();
     }
 }
 

@@ -3,10 +3,10 @@
 //! ```text
 //!   new process                                      old process
 //!     console login, TAKEOVER and the format  ─────▶  checks who asks
-//!                        ◀─────  HELLO, LISTENER..., STATE_END
+//!                        ◀─────  HELLO, LISTENER..., HELLO_END
 //!     binds what is missing, starts its workers
 //!     READY  ─────────────────────────────────────▶  stops accepting
-//!     accepts            ◀─────  POOL..., STATS, COMMIT
+//!     accepts            ◀─────  STATE, POOL..., STATS, COMMIT
 //!                        ◀─────  POOL, STATEMENT, CLIENT, SERVER, COMING, as clients come to rest
 //!     ACK, a client or server each; serves it  ────▶  forgets it
 //!     CANCEL  ────────────────────────────────────▶  looks for the client
@@ -34,7 +34,7 @@ use crate::relay::Statement;
 use record::{ClientRecord, ServerRecord};
 
 /// The number of the language; only processes of the same can take over from one another.
-pub(crate) const FORMAT: u32 = 1;
+pub(crate) const FORMAT: u32 = 2;
 
 /// So many clients at once have further descriptors, before those are sent: the system may allow few.
 const PLACES: usize = 8;
@@ -44,7 +44,8 @@ pub(crate) mod tag {
     pub(crate) const HELLO: u8 = b'h';
     pub(crate) const LISTENER: u8 = b'l';
     pub(crate) const POOL: u8 = b'p';
-    pub(crate) const STATE_END: u8 = b'e';
+    pub(crate) const HELLO_END: u8 = b'e';
+    pub(crate) const STATE: u8 = b'z';
     pub(crate) const COMMIT: u8 = b'c';
     pub(crate) const STATEMENT: u8 = b't';
     pub(crate) const CLIENT: u8 = b'u';

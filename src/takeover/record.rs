@@ -292,10 +292,14 @@ records! {
         last_statement: u64,
         /// The parameters that it tracks, in their order: what its statements' settings are made of.
         tracked: Vec<String>,
-        /// PAUSE without a database.
-        is_paused: bool,
         /// Its listening sockets are a service manager's.
         are_activated: bool,
+    }
+
+    /// What its console has made of it; only once that takes no more commands.
+    struct StateRecord {
+        /// PAUSE without a database.
+        is_paused: bool,
         databases: Vec<DatabaseRecord>,
     }
 

@@ -239,6 +239,8 @@ mod beyond_pgbouncer {
             ("client_tls_sslmode = require", "TLS"),
             // This it finds out when it has asked already.
             ("listen_addr = no-such-host.invalid", "getaddrinfo"),
+            // Of `*` it could have the IPv6 part.
+            ("listen_addr = *", "cannot listen on 0.0.0.0:"),
         ] {
             let text = fs::read_to_string(bouncer.dir.join("pooler.ini")).expect("read the configuration");
             let name = line.split(' ').next().expect("a name");
@@ -384,6 +386,31 @@ mod beyond_pgbouncer {
         bouncer.rewrite(|setup| setup.without_database("app").database("spare", "host=127.0.0.1"));
         bouncer.reboot().wait_exit();
         assert_eq!(idle.expect_fatal().message, "database removed");
+    }
+
+    #[test]
+    fn what_a_reload_has_changed_is_so_for_those_who_come_after_it() {
+        let pg = Postgres::shared();
+        let elsewhere = pg.create_database();
+        let entry = |database: &str| format!("host=127.0.0.1 port={} dbname={database}", pg.port);
+        let mut bouncer = start(|setup| setup.database("moves", entry("postgres")).database("goes", entry("postgres")));
+        let mut clients = ["moves", "goes"].map(|database| bouncer.client_of("app", database));
+        for client in &mut clients {
+            client.run("begin");
+            client.send(&msg::query("select pg_sleep(1)"));
+        }
+        let mut idle = bouncer.client();
+        let mut former = bouncer.reboot();
+        bouncer.reload(|setup| setup.database("moves", entry(&elsewhere)).without_database("goes"));
+        let [moves, goes] = &mut clients;
+        moves.expect("TDCZ");
+        goes.expect("TDCZ");
+        former.wait_exit();
+        assert_eq!(goes.expect_fatal().message, "database removed");
+        assert_eq!(moves.one("select current_database()"), "postgres");
+        moves.run("commit");
+        assert_eq!(moves.one("select current_database()"), elsewhere);
+        idle.run("select 1");
     }
 
     fn with_tls(setup: Setup) -> Setup {

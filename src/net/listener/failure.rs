@@ -10,6 +10,12 @@ pub(super) struct Failure {
     error: io::Error,
 }
 
+impl Failure {
+    pub(super) fn is_in_use(&self) -> bool {
+        self.error.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 impl fmt::Display for Failure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}(): ", self.call)?;

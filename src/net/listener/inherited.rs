@@ -65,6 +65,15 @@ pub(super) fn take_tcp(inherited: &mut Vec<Inherited>, address: SocketAddr, is_p
     }
 }
 
+/// One that is left has this port, too, so that nobody else can have all of its addresses.
+pub(super) fn is_in_the_way(inherited: &[Inherited], address: SocketAddr) -> bool {
+    let is_it = |its_own: SocketAddr| its_own.port() == address.port() && its_own.is_ipv4() == address.is_ipv4();
+    inherited.iter().any(|socket| match socket {
+        Inherited::Tcp { listener, .. } => listener.local_addr().is_ok_and(is_it),
+        Inherited::Unix(_) => false,
+    })
+}
+
 /// The one of this name.
 pub(super) fn take_unix(inherited: &mut Vec<Inherited>, name: &UnixName) -> Option<UnixSocket> {
     let wanted = name.address().ok()?;

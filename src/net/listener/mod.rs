@@ -5,7 +5,7 @@ mod inherited;
 mod tcp;
 mod unix;
 
-use std::net::TcpListener;
+use std::net::{SocketAddr, TcpListener};
 use std::path::PathBuf;
 use std::{fmt, io};
 
@@ -23,6 +23,8 @@ pub(crate) enum ListenError {
     Resolve { address: String, port: u16, error: io::Error },
     /// None of `listen_addr` could be listened on; the log says why for each.
     NoAddress(String),
+    /// A socket of the process before, which the settings do not name, overlaps with this address.
+    InTheWay(SocketAddr),
     /// Neither `listen_addr` nor `unix_socket_dir` is set.
     Nowhere,
     /// Another process answers on our Unix socket.
@@ -44,6 +46,10 @@ impl fmt::Display for ListenError {
             ListenError::NoAddress(list) => {
                 write!(f, "failed to listen on any address in listen_addr list: {list}")
             }
+            ListenError::InTheWay(address) => write!(
+                f,
+                "cannot listen on {address} while the running process listens on a part of it: keep its listen_addr, or restart without -R"
+            ),
             ListenError::Nowhere => f.write_str("nowhere to listen on"),
             ListenError::UnixInUse(name) => {
                 write!(f, "unix socket is in use, cannot continue: another process listens on {name}")
@@ -151,6 +157,9 @@ fn bind_all(
             Ok(listener) => {
                 log_at!(Log, "listening on {address}{kind}");
                 listeners.push(listener);
+            }
+            Err(failure) if failure.is_in_use() && inherited::is_in_the_way(inherited, address) => {
+                return Err(ListenError::InTheWay(address));
             }
             Err(failure) => log_at!(Warning, "cannot listen on {address}{kind}: {failure}"),
         }
