@@ -204,9 +204,8 @@ impl Pools {
     }
 
     async fn log_in_dedicated(&self, pool: &Arc<ServerPool>, target: &Target, login: Login, permits: Permits) -> Made {
-        let epoch = pool.epoch.load(Ordering::Relaxed);
         let done = self.connector.connect(target, permits).await;
-        let is_current = epoch == pool.epoch.load(Ordering::Relaxed);
+        let is_current = !target.epoch.is_over();
         match done {
             Ok(Connected { server, welcome }) => {
                 login.done();

@@ -14,7 +14,7 @@ use crate::net::tcp::TcpOptions;
 use crate::pool::{Permits, ServerState};
 use crate::registry::ServerInfo;
 use crate::server::Server;
-use crate::server::connect::{ConnectError, Connected, ServerSecret, Target};
+use crate::server::connect::{ConnectError, Connected, Epoch, ServerSecret, Target};
 
 /// A pool without any server gets one of another pool's when it has waited for so long.
 const PATIENCE_EMPTY_US: u64 = 100_000;
@@ -120,10 +120,9 @@ impl Pools {
     }
 
     async fn log_in(&self, pool: &Arc<ServerPool>, login: Login, permits: Permits) {
-        let epoch = pool.epoch.load(Ordering::Relaxed);
         let target = self.target(pool);
         let done = self.connector.connect(&target, permits).await;
-        let is_current = epoch == pool.epoch.load(Ordering::Relaxed);
+        let is_current = !target.epoch.is_over();
         match done {
             Ok(Connected { server, .. }) if !is_current => {
                 Box::new(server).close("database configuration changed");
@@ -179,6 +178,8 @@ impl Pools {
     }
 
     pub(super) fn target(&self, pool: &ServerPool) -> Target {
+        // First this: what is changed after it is looked at ends it.
+        let epoch = Epoch::begin(&pool.epoch);
         let config = self.config();
         let entry = pool.database.entry();
         let named = |name: &str, value: &Option<String>| value.clone().map(|value| (name.to_owned(), value));
@@ -208,6 +209,7 @@ impl Pools {
                 ServerMaxProtocolVersion::V3_2 => ProtocolVersion::V3_2,
             },
             replication: None,
+            epoch,
         }
     }
 

@@ -66,7 +66,7 @@ pub(crate) struct ServerPool {
     pub(crate) policy: Policy,
     /// Counted up when the servers become obsolete (RECONNECT, a changed database): a login
     /// that began before is thrown away, without counting as failed.
-    pub(super) epoch: AtomicU32,
+    pub(super) epoch: Arc<AtomicU32>,
     /// What a client's login gave us to log in to the server with.
     learned: Mutex<ServerSecret>,
     /// What the first server said at its login; new clients are told the same.
@@ -107,7 +107,7 @@ impl ServerPool {
             core: Pool::new(pools.workers, limits),
             pools: Arc::downgrade(pools),
             policy: Policy::new(),
-            epoch: AtomicU32::new(0),
+            epoch: Arc::default(),
             learned: Mutex::new(ServerSecret::None),
             welcome: Mutex::new(None),
             failing: Mutex::new(None),
@@ -256,7 +256,7 @@ impl ServerPool {
 
     /// RECONNECT, or the database has changed: every server is replaced as soon as it is free.
     pub(crate) fn make_obsolete(self: &Arc<Self>) {
-        self.epoch.fetch_add(1, Ordering::Relaxed);
+        self.epoch.fetch_add(1, Ordering::SeqCst);
         for info in self.servers() {
             info.set_close_needed();
         }

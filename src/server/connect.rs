@@ -10,6 +10,7 @@ mod turns;
 
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use pgweir_config::{HostAddr, LoadBalanceHosts, Settings};
@@ -41,6 +42,26 @@ use turns::Turns;
 /// For so long, at most, a login of a newer protocol than 3.0 may take.
 const NEWER_LOGIN_MAX: Duration = Duration::from_secs(5);
 
+/// For as long as it is not over, servers of a pool are made as they are now.
+#[derive(Debug)]
+pub(crate) struct Epoch {
+    /// Counted up when they become obsolete.
+    pool: Arc<AtomicU32>,
+    began: u32,
+}
+
+impl Epoch {
+    pub(crate) fn begin(pool: &Arc<AtomicU32>) -> Epoch {
+        Epoch { pool: Arc::clone(pool), began: pool.load(Ordering::SeqCst) }
+    }
+
+    /// Sequentially consistent: either whoever has ended it finds the connection in the registry after that, or the
+    /// connection, once listed, finds it over.
+    pub(crate) fn is_over(&self) -> bool {
+        self.pool.load(Ordering::SeqCst) != self.began
+    }
+}
+
 /// All that is needed to make one connection.
 #[derive(Debug)]
 pub(crate) struct Target {
@@ -64,6 +85,8 @@ pub(crate) struct Target {
     pub(crate) protocol: ProtocolVersion,
     /// What `startup` asks for, if a walsender.
     pub(crate) replication: Option<Replication>,
+    /// When this was in force.
+    pub(crate) epoch: Epoch,
 }
 
 /// A connection that nobody has used yet, its socket with no runtime.
@@ -161,6 +184,10 @@ impl<'a> Attempt<'a> {
         let (user, database) = (Arc::clone(&target.user), Arc::clone(&target.database));
         let dial = Dial::new(id, user, database, target.replication, start_us);
         let at = target.hosts.first().map_or_else(String::new, |host| format!("{host}:{}", target.port));
+        let listed = connector.registry.add_dial(dial);
+        if target.epoch.is_over() {
+            listed.dial.set_close_needed();
+        }
         Attempt {
             connector,
             target,
@@ -168,7 +195,7 @@ impl<'a> Attempt<'a> {
             start_us,
             deadline: (!target.timeout.is_zero()).then(|| Instant::now() + target.timeout),
             step: Step::Connecting(at),
-            listed: connector.registry.add_dial(dial),
+            listed,
         }
     }
 
@@ -197,6 +224,9 @@ impl<'a> Attempt<'a> {
             self.connector.hosts.note_server(name, &server.info);
         }
         self.connector.registry.add_server(&server.info);
+        if self.target.epoch.is_over() {
+            server.info.set_close_needed();
+        }
         Ok(Connected { server, welcome })
     }
 

@@ -47,8 +47,20 @@ fn target(hosts: &[&str], port: u16) -> Target {
         tcp: TcpOptions::for_servers(&Settings::default()),
         tls: TlsSetup::none(),
         replication: None,
+        epoch: Epoch::begin(&Arc::default()),
         timeout: Duration::from_secs(20),
         protocol: ProtocolVersion::V3_0,
+    }
+}
+
+#[test]
+fn one_that_became_obsolete_before_it_was_listed_is_shown_so() {
+    let (setup, pool) = (Setup::new(), Arc::default());
+    for is_over in [false, true] {
+        let target = Target { epoch: Epoch::begin(&pool), ..target(&[], 1) };
+        pool.fetch_add(u32::from(is_over), Ordering::SeqCst);
+        let attempt = Attempt::new(&setup.connector, &target);
+        assert_eq!(attempt.listed.dial.is_close_needed(), is_over);
     }
 }
 
