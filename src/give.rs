@@ -26,6 +26,7 @@ use crate::takeover::{Carried, Given, Giver, Parcel, tag};
 /// For so long the new process may prepare itself.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
+
 /// As many clients and servers are on their way at once: each has a descriptor more, and the system counts those.
 const UNDER_WAY_MAX: usize = 64;
 
@@ -370,7 +371,7 @@ impl Deal<'_> {
 fn coming(pools: &Pools) -> BTreeMap<u64, u32> {
     let mut linked: BTreeMap<(Arc<str>, Arc<str>), u32> = BTreeMap::new();
     for client in pools.registry.clients() {
-        if client.link() == 0 || client.tls.is_some() || client.replication.is_some() {
+        if client.link() == 0 || client.replication.is_some() {
             continue;
         }
         if let Some(server) = pools.registry.server(client.link()).filter(|server| server.tls.is_none()) {

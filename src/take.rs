@@ -356,7 +356,7 @@ impl Legacy {
         let Some(adopted) = self.pool(record.pool)? else {
             self.writer.send(tag::ACK, &(), &[]).await?;
             if let Some(fd) = fds.into_iter().next() {
-                turn_away(&self.clients.pools.config().settings, &record, fd);
+                turn_away(&self.clients.pools.config().settings, record, fd);
             }
             return Ok(());
         };

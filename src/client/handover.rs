@@ -37,7 +37,7 @@ impl Session {
     #[cold]
     fn is_resting(&self) -> bool {
         let is_between = self.requests.is_resting() && !self.is_held && self.names.is_settled();
-        let is_fit = self.cell.is_welcomed.get() && self.stream.tls().is_none() && !self.is_cut && !self.was_told;
+        let is_fit = self.cell.is_welcomed.get() && self.stream.is_portable() && !self.is_cut && !self.was_told;
         if !(is_between && is_fit && self.server.as_ref().is_none_or(|server| server.is_resting())) {
             return false;
         }
@@ -64,6 +64,9 @@ impl Session {
                 Given::Stays => self.stays = true,
                 Given::Lost => self.worker.set_giver(None),
             }
+            if let Some(tls) = self.stream.tls() {
+                tls.lock().take_back();
+            }
         }
         self.cell.info.set_leaving(false);
         self.waits_since_us = self.cell.info.wait_us();
@@ -71,7 +74,7 @@ impl Session {
         false
     }
 
-    /// `None`: there is no descriptor left.
+    /// `None`: there is no descriptor left. What is sent to the client after this, only the other process may send.
     fn parcel(&self) -> Option<(ClientRecord, Vec<Arc<Statement>>, Vec<OwnedFd>)> {
         let (info, tracked, pool) = (&self.cell.info, &self.pools.tracked, &self.member.pool);
         let NamesParts { known, unnamed, is_unnamed_here } = self.names.parts()?;
@@ -96,6 +99,10 @@ impl Session {
                 UnnamedRecord::Shared { id }
             }
         };
+        let tls = match self.stream.tls() {
+            Some(tls) => Some(tls.lock().hand_out()?),
+            None => None,
+        };
         let record = ClientRecord {
             pool: pool.number,
             user: Arc::clone(&info.user),
@@ -117,6 +124,7 @@ impl Session {
             is_idle_in_transaction: self.cell.is_idle_in_transaction.get(),
             partial: Bytes(self.partial.clone()),
             server,
+            tls,
         };
         Some((record, statements, fds))
     }
@@ -153,6 +161,10 @@ pub(crate) fn adopt(
     let (pools, pool) = (&clients.pools, Arc::clone(&member.pool));
     let names = names(&mut record, statement)?;
     let fd = fds.next()?;
+    let raw_fd = fd.as_raw_fd();
+    let tls = record.tls.take();
+    let description = tls.as_ref().map(|tls| Arc::clone(&tls.description));
+    let socket = Detached::adopt(fd, tls)?;
     let user = pools.user(&record.user);
     let permits = [pool.database.clients.try_take(0)?, user.clients.try_take(0)?];
     let server = match record.server.take() {
@@ -166,20 +178,20 @@ pub(crate) fn adopt(
         }
         None => None,
     };
-    let mut slot = ClientSlot::new(&pools.registry, &record.ends, fd.as_raw_fd());
+    let mut slot = ClientSlot::new(&pools.registry, &record.ends, raw_fd);
     slot.logged_in();
     let id = slot.id();
     let seat = Seat { member, permits, slot };
     let (key, database) = (record.cancel_key.clone(), Arc::clone(&pool.database.name));
     let mut info = ClientInfo::new(id, key, record.ends.clone(), Arc::clone(&user.name), database, record.connect_us);
-    info.fd = fd.as_raw_fd();
+    (info.fd, info.tls) = (raw_fd, description);
     let info = Arc::new(info);
     info.set_request_us(record.request_us);
     info.set_xact_us(record.xact_us);
     // A cancel request for what it waits with may come before its session goes on.
     info.set_query_us(record.wait_us);
     pools.registry.adopt_client(&info);
-    Some(Adoptee { info, socket: Some(Detached::adopt(fd)), record, names, server, seat })
+    Some(Adoptee { info, socket: Some(socket), record, names, server, seat })
 }
 
 fn names(record: &mut ClientRecord, statement: &dyn Fn(u64) -> Option<Arc<Statement>>) -> Option<Names> {
@@ -248,10 +260,11 @@ pub(crate) async fn serve_adoptee(clients: Arc<Clients>, worker: Rc<Worker>, mut
 }
 
 /// Tells a client of the process before that there is nothing for it here.
-pub(crate) fn turn_away(settings: &Settings, record: &ClientRecord, fd: OwnedFd) {
+pub(crate) fn turn_away(settings: &Settings, record: ClientRecord, fd: OwnedFd) {
     let mut message = Vec::new();
     ClientError::DatabaseRemoved.encode(sqlstates(settings), &mut message);
-    // It may be gone by now.
-    let _ = Detached::adopt(fd).try_send(&message);
+    if let Some(socket) = Detached::adopt(fd, record.tls) {
+        socket.try_end(&message);
+    }
     log_at!(Warning, "client {}@{} of the process before has no database here any more", record.user, record.ends);
 }

@@ -114,6 +114,8 @@ fn wait_limit(config: &Config, info: &ClientInfo) -> Option<Duration> {
 fn must_notify(config: &Config, cell: &SessionCell, now_us: u64) -> bool {
     let after = config.settings.query_wait_notify;
     !after.is_zero()
+        // The other process may be sending already.
+        && !cell.info.is_leaving()
         && cell.info.state() == ClientState::Waiting
         && cell.is_welcomed.get()
         && !cell.was_notified.get()

@@ -1,5 +1,6 @@
 //! A connected socket, TCP or Unix, with or without TLS, on whichever runtime holds it.
 
+use std::borrow::Cow;
 use std::cell::RefCell;
 use std::fmt;
 use std::io::{self, Write};
@@ -17,7 +18,7 @@ use tokio::net::unix::UCred;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::runtime::Handle;
 
-use super::tls::{Phase, RECORD_LEN_MAX, SharedTls, Tls, TlsError};
+use super::tls::{Phase, RECORD_LEN_MAX, SharedTls, Tls, TlsError, TlsState};
 
 /// A read during a handshake; a flight is 1 to 4 KB.
 const HANDSHAKE_READ_LEN: usize = 4 * 1024;
@@ -186,6 +187,16 @@ fn with_ciphertext(
     })
 }
 
+/// What goes out as the last of a connection; nothing where TLS has come to its end already.
+fn at_the_end<'a>(tls: Option<&SharedTls>, last_words: &'a [u8]) -> Cow<'a, [u8]> {
+    let Some(tls) = tls else { return last_words.into() };
+    let (mut tls, mut out) = (tls.lock(), Vec::new());
+    if tls.seal(last_words, &mut out).and_then(|()| tls.seal_end(&mut out)).is_err() {
+        out.clear();
+    }
+    out.into()
+}
+
 fn invalid(error: TlsError) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, error)
 }
@@ -228,9 +239,14 @@ impl Stream {
         self.tls.as_ref()
     }
 
+    /// Another process could go on with it: of what was received nothing is left unread in here.
+    pub(crate) fn is_portable(&self) -> bool {
+        self.tls.as_ref().is_none_or(|tls| tls.lock().is_portable())
+    }
+
     /// Version and cipher, as the log and the console name them.
     pub(crate) fn tls_description(&self) -> Option<Arc<str>> {
-        self.tls.as_ref().map(|tls| tls.lock().description().into())
+        self.tls.as_ref().map(|tls| tls.lock().description())
     }
 
     pub(crate) fn is_unix(&self) -> bool {
@@ -299,8 +315,7 @@ impl Stream {
                 return Err(StartTlsError::Eof);
             }
         }
-        tls.settle();
-        self.tls = Some(SharedTls::new(tls));
+        self.tls = Some(SharedTls::new(tls.settle().map_err(StartTlsError::Tls)?));
         self.is_in_handshake = false;
         Ok(())
     }
@@ -363,20 +378,12 @@ impl Stream {
     /// Says `last_words`, if any, and that nothing follows. If the socket does not take it at
     /// once, the peer will see the end all the same. Not for a stream with a record half sent.
     pub(crate) fn try_end(&self, last_words: &[u8]) {
-        let mut out = Vec::new();
-        let bytes = match &self.tls {
-            None if self.is_in_handshake => return,
-            None => last_words,
-            Some(tls) => {
-                let mut tls = tls.lock();
-                if tls.seal(last_words, &mut out).and_then(|()| tls.seal_end(&mut out)).is_err() {
-                    return;
-                }
-                &out
-            }
-        };
+        if self.is_in_handshake {
+            return;
+        }
+        let bytes = at_the_end(self.tls.as_ref(), last_words);
         if !bytes.is_empty() {
-            let _ = self.try_send(bytes);
+            let _ = self.try_send(&bytes);
         }
     }
 
@@ -418,14 +425,18 @@ impl Stream {
 }
 
 impl Detached {
-    /// A socket without TLS that comes from another process.
-    pub(crate) fn adopt(fd: OwnedFd) -> Detached {
+    /// A socket that comes from another process. `None`: what is said of its TLS makes no sense.
+    pub(crate) fn adopt(fd: OwnedFd, tls: Option<TlsState>) -> Option<Detached> {
         let is_unix = SockRef::from(&fd).domain().is_ok_and(|domain| domain == Domain::UNIX);
         let socket = match is_unix {
             true => DetachedSocket::Unix(fd.into()),
             false => DetachedSocket::Tcp(fd.into()),
         };
-        Detached { socket, tls: None }
+        let tls = match tls {
+            Some(state) => Some(SharedTls::new(Tls::adopt(state)?)),
+            None => None,
+        };
+        Some(Detached { socket, tls })
     }
 
     /// A further descriptor of the socket.
@@ -451,12 +462,14 @@ impl Detached {
         }
     }
 
-    /// Sends a few bytes, if the socket takes them at once. Not with TLS.
-    pub(crate) fn try_send(&self, bytes: &[u8]) -> io::Result<()> {
-        match &self.socket {
-            DetachedSocket::Tcp(s) => (&*s).write_all(bytes),
-            DetachedSocket::Unix(s) => (&*s).write_all(bytes),
-        }
+    /// As [`Stream::try_end`].
+    pub(crate) fn try_end(&self, last_words: &[u8]) {
+        let bytes = at_the_end(self.tls.as_ref(), last_words);
+        // The peer may be gone by now.
+        let _ = match &self.socket {
+            DetachedSocket::Tcp(s) => (&*s).write_all(&bytes),
+            DetachedSocket::Unix(s) => (&*s).write_all(&bytes),
+        };
     }
 
     /// Registers the socket with the runtime of the calling thread.

@@ -101,7 +101,7 @@ impl Server {
         let prepared = Prepared::from_parts(PreparedParts { statements: statements?, sql_level: record.sql_level });
         info.set_prepared(prepared.len());
         let server = Server {
-            socket: Socket::Detached(Detached::adopt(fd)),
+            socket: Socket::Detached(Detached::adopt(fd, None)?),
             outstanding: Outstanding::rest(status, record.is_doubtful),
             replies: Replies::default(),
             prepared,

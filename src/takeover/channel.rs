@@ -14,6 +14,7 @@ use rustix::net::{
 };
 use tokio::io::Interest;
 use tokio::net::UnixStream;
+use zeroize::Zeroizing;
 
 use super::record::Field;
 
@@ -24,7 +25,7 @@ const READ_LEN: usize = 64 * 1024;
 
 pub(crate) struct Message {
     pub(crate) tag: u8,
-    pub(crate) body: Vec<u8>,
+    pub(crate) body: Zeroizing<Vec<u8>>,
 }
 
 impl fmt::Debug for Message {
@@ -60,20 +61,20 @@ impl Drop for Writer {
 pub(crate) struct Reader {
     socket: Arc<UnixStream>,
     /// Received and not taken yet.
-    bytes: Vec<u8>,
+    bytes: Zeroizing<Vec<u8>>,
     /// Those that came beside them.
     fds: VecDeque<OwnedFd>,
 }
 
 pub(crate) fn channel(socket: UnixStream) -> (Writer, Reader) {
     let socket = Arc::new(socket);
-    (Writer(Arc::clone(&socket)), Reader { socket, bytes: Vec::new(), fds: VecDeque::new() })
+    (Writer(Arc::clone(&socket)), Reader { socket, bytes: Zeroizing::default(), fds: VecDeque::new() })
 }
 
 impl Writer {
     /// To be awaited to its end: half a message would be the other half of the next.
     pub(crate) async fn send(&self, tag: u8, record: &impl Field, fds: &[OwnedFd]) -> io::Result<()> {
-        let mut bytes = Vec::new();
+        let mut bytes = Zeroizing::new(Vec::new());
         let at = frame::begin(&mut bytes, tag);
         record.put(&mut bytes);
         frame::finish(&mut bytes, at);
@@ -109,7 +110,7 @@ impl Reader {
             if let Some(Header { tag, len }) = Header::read(&self.bytes).map_err(bad)?
                 && self.bytes.len() >= len
             {
-                let body = self.bytes[HEADER_LEN..len].to_vec();
+                let body = Zeroizing::new(self.bytes[HEADER_LEN..len].to_vec());
                 self.bytes.drain(..len);
                 return Ok(Message { tag, body });
             }

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use pgweir_config::Secret;
 use pgweir_proto::cancel::{CancelKey, SecretKey};
 
+use crate::net::tls::{TlsKeys, TlsSecret, TlsState};
 use crate::registry::{Address, Ends};
 
 /// Something that a record may hold.
@@ -199,6 +200,47 @@ impl Field for Keys {
     }
 }
 
+impl Field for TlsSecret {
+    fn put(&self, out: &mut Vec<u8>) {
+        out.push(self.expose().len() as u8);
+        out.extend_from_slice(self.expose());
+    }
+
+    fn take(from: &mut &[u8]) -> Option<TlsSecret> {
+        let len = u8::take(from)?;
+        let (bytes, rest) = from.split_at_checked(usize::from(len))?;
+        *from = rest;
+        TlsSecret::new(&[bytes])
+    }
+}
+
+impl Field for TlsState {
+    fn put(&self, out: &mut Vec<u8>) {
+        let TlsState { description, partial, out: first, keys: TlsKeys { suite, sent, received } } = self;
+        description.put(out);
+        for bytes in [partial, first] {
+            (bytes.len() as u32).put(out);
+            out.extend_from_slice(bytes);
+        }
+        suite.put(out);
+        sent.0.put(out);
+        received.0.put(out);
+        // A buffer that grows leaves a copy behind.
+        out.reserve(2 + sent.1.expose().len() + received.1.expose().len());
+        sent.1.put(out);
+        received.1.put(out);
+    }
+
+    fn take(from: &mut &[u8]) -> Option<TlsState> {
+        let description = Field::take(from)?;
+        let (partial, out) = (Bytes::take(from)?.0, Bytes::take(from)?.0);
+        let suite = u16::take(from)?;
+        let (sent, received) = (u64::take(from)?, u64::take(from)?);
+        let (sent, received) = ((sent, TlsSecret::take(from)?), (received, TlsSecret::take(from)?));
+        Some(TlsState { description, partial, out, keys: TlsKeys { suite, sent, received } })
+    }
+}
+
 /// One of several, each with fields of its own.
 macro_rules! choice {
     ($name:ident { $($number:literal: $variant:ident($($field:ident),*)),* $(,)? }) => {
@@ -357,6 +399,8 @@ records! {
         /// What it has sent and no server was given.
         partial: Bytes,
         server: Option<ServerRecord>,
+        /// `None`: what it sends is plain. At the end, for the sake of the keys in it.
+        tls: Option<TlsState>,
     }
 
     /// A server; its socket comes with it.
@@ -443,6 +487,16 @@ mod tests {
             is_idle_in_transaction: true,
             partial: Bytes(b"Q\0".to_vec()),
             server: Some(server()),
+            tls: Some(TlsState {
+                description: "TLSv1.3/x".into(),
+                partial: vec![23, 3],
+                out: vec![],
+                keys: TlsKeys {
+                    suite: 0x1302,
+                    sent: (1, TlsSecret::new(&[&[123; 48]]).unwrap()),
+                    received: (1 << 40, TlsSecret::new(&[&[124; 28]]).unwrap()),
+                },
+            }),
         }
     }
 
@@ -477,7 +531,7 @@ mod tests {
     #[test]
     fn secrets_do_not_show() {
         let keys = PoolSecret::Scram { keys: Keys([123; 64]) };
-        let text = format!("{keys:?} {:?}", PoolSecret::Plain { secret: Secret::new("hunter2") });
-        assert!(!text.contains("123") && !text.contains("hunter2"), "{text}");
+        let text = format!("{keys:?} {:?} {:?}", PoolSecret::Plain { secret: Secret::new("hunter2") }, client());
+        assert!(!["123", "124", "hunter2"].iter().any(|secret| text.contains(secret)), "{text}");
     }
 }

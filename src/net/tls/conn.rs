@@ -1,19 +1,22 @@
 //! One TLS connection, without its socket: ciphertext in, plaintext out, and back.
 //!
 //! rustls is driven through its unbuffered interface, so that what is read is decrypted in the
-//! reader's own buffer, and an idle connection holds no buffer at all.
+//! reader's own buffer, and an idle connection holds no buffer at all. A client's connection parts
+//! from it when the handshake is over: from then on its keys are ours, and can go to another process.
 
 use std::fmt;
 use std::sync::Arc;
 
 use rustls::client::UnbufferedClientConnection;
 use rustls::pki_types::{CertificateDer, UnixTime};
-use rustls::server::UnbufferedServerConnection;
 use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, UnbufferedStatus, WriteTraffic};
 use rustls::{CommonState, HandshakeKind, PeerIncompatible, ProtocolVersion};
 
 use super::ciphers;
 use super::end_point::end_point;
+use super::keys::FRAGMENT_LEN;
+use super::records;
+use super::settled::{Accepted, Login, Settled, TlsState};
 use super::verify::Recheck;
 
 /// The longest record on the wire: header, 16 KB of text, and what encryption adds.
@@ -21,7 +24,6 @@ pub(crate) const RECORD_LEN_MAX: usize = 5 + 16 * 1024 + 2048;
 
 /// What a record adds to its text at the most, in the versions and ciphers that we have.
 const RECORD_OVERHEAD: usize = 32;
-const FRAGMENT_LEN: usize = 16 * 1024;
 
 /// Why a connection cannot go on, in words for the log.
 #[derive(Debug)]
@@ -76,13 +78,11 @@ pub(in crate::net) enum Phase {
 }
 
 enum Side {
-    Server {
-        connection: UnbufferedServerConnection,
-        /// The hash of the certificate that we have shown, if it has one: by now there may be
-        /// another in force.
-        end_point: Option<Arc<[u8]>>,
-    },
-    Client(UnbufferedClientConnection),
+    /// A client's, until its handshake is over.
+    Server(Box<Accepted>),
+    Client(Box<UnbufferedClientConnection>),
+    /// A client's after that.
+    Settled(Box<Settled>),
 }
 
 /// A connection's keys, and what lies between two records.
@@ -111,14 +111,14 @@ impl fmt::Debug for Tls {
 }
 
 /// Where plaintext goes: to the reader as long as it has room, the rest aside.
-struct Sink<'a> {
-    room: &'a mut [u8],
-    filled: &'a mut usize,
-    rest: &'a mut Vec<u8>,
+pub(super) struct Sink<'a> {
+    pub(super) room: &'a mut [u8],
+    pub(super) filled: &'a mut usize,
+    pub(super) rest: &'a mut Vec<u8>,
 }
 
 impl Sink<'_> {
-    fn put(&mut self, bytes: &[u8]) {
+    pub(super) fn put(&mut self, bytes: &[u8]) {
         let at = *self.filled;
         let n = if self.rest.is_empty() { bytes.len().min(self.room.len() - at) } else { 0 };
         self.room[at..at + n].copy_from_slice(&bytes[..n]);
@@ -222,17 +222,21 @@ fn encrypt<D>(mut traffic: WriteTraffic<'_, D>, text: &[u8], out: &mut Vec<u8>) 
 
 impl Tls {
     /// `early` is what was read of the connection already.
-    pub(super) fn server(
-        connection: UnbufferedServerConnection,
-        end_point: Option<Arc<[u8]>>,
-        early: &[u8],
-        recheck: Option<Recheck>,
-    ) -> Tls {
-        Tls::new(Side::Server { connection, end_point }, early, recheck)
+    pub(super) fn server(accepted: Accepted, early: &[u8], recheck: Option<Recheck>) -> Tls {
+        Tls::new(Side::Server(Box::new(accepted)), early, recheck)
     }
 
     pub(super) fn client(connection: UnbufferedClientConnection, recheck: Option<Recheck>) -> Tls {
-        Tls::new(Side::Client(connection), &[], recheck)
+        Tls::new(Side::Client(Box::new(connection)), &[], recheck)
+    }
+
+    /// A connection of another process. `None`: it makes no sense.
+    pub(in crate::net) fn adopt(state: TlsState) -> Option<Tls> {
+        let TlsState { description, partial, out, keys } = state;
+        let settled = Settled::adopt(keys, description)?;
+        let mut tls = Tls::new(Side::Settled(Box::new(settled)), &partial, None);
+        tls.out = out;
+        Some(tls)
     }
 
     fn new(side: Side, early: &[u8], recheck: Option<Recheck>) -> Tls {
@@ -248,10 +252,19 @@ impl Tls {
         }
     }
 
-    fn common(&self) -> &CommonState {
+    /// What rustls knows of it; nothing of a client's connection after the handshake.
+    fn common(&self) -> Option<&CommonState> {
         match &self.side {
-            Side::Server { connection, .. } => connection,
-            Side::Client(connection) => connection,
+            Side::Server(accepted) => Some(&accepted.connection),
+            Side::Client(connection) => Some(connection),
+            Side::Settled(_) => None,
+        }
+    }
+
+    fn login(&self) -> Option<&Login> {
+        match &self.side {
+            Side::Settled(settled) => settled.login.as_ref(),
+            _ => None,
         }
     }
 
@@ -266,8 +279,13 @@ impl Tls {
         let Tls { side, plain, out, is_ended, .. } = self;
         let mut sink = Sink { room, filled, rest: plain };
         match side {
-            Side::Server { connection: c, .. } => step(c.process_tls_records(input), text, &mut sink, out, is_ended),
+            Side::Server(a) => step(a.connection.process_tls_records(input), text, &mut sink, out, is_ended),
             Side::Client(c) => step(c.process_tls_records(input), text, &mut sink, out, is_ended),
+            Side::Settled(settled) => {
+                let mut at = 0;
+                let done = settled.go_on(input, &mut at, text, &mut sink, out, is_ended);
+                (at, done.map(|()| Next::Rest(Phase::Traffic)))
+            }
         }
     }
 
@@ -318,7 +336,7 @@ impl Tls {
         input.extend_from_slice(more);
         let mut at = 0;
         let ran = self.run(&mut input, &mut at, None, &mut []);
-        if ran.is_err() && self.common().wants_write() {
+        if ran.is_err() && self.common().is_some_and(CommonState::wants_write) {
             // The alert for the peer.
             let _ = self.step(&mut input[at..], None, &mut [], &mut 0);
         }
@@ -333,7 +351,7 @@ impl Tls {
     /// Looks at the peer of a resumed session as if it had just shown its certificate.
     fn recheck(&mut self, now: UnixTime) -> Result<(), TlsError> {
         let Some(recheck) = self.recheck.take() else { return Ok(()) };
-        let checked = recheck.check(self.common().peer_certificates(), now);
+        let checked = recheck.check(self.common().and_then(CommonState::peer_certificates), now);
         self.is_over |= checked.is_err();
         Ok(checked?)
     }
@@ -402,184 +420,98 @@ impl Tls {
         self.is_ended = true;
     }
 
-    /// The handshake is over: gives back what it needed.
-    pub(in crate::net) fn settle(&mut self) {
+    /// The handshake is over: gives back what it needed, and takes a client's connection over from rustls.
+    pub(in crate::net) fn settle(mut self) -> Result<Tls, TlsError> {
         self.recheck = None;
         self.out.shrink_to_fit();
         self.partial.shrink_to_fit();
+        let description = self.description();
+        self.side = match self.side {
+            Side::Server(accepted) => {
+                // rustls keeps what it has begun to read in front of the rest.
+                if !(self.partial.is_empty() || records::is_part(&self.partial)) {
+                    return Err(TlsError::Ended);
+                }
+                Side::Settled(Box::new(Settled::new(*accepted, description)?))
+            }
+            side => side,
+        };
+        Ok(self)
+    }
+
+    /// It can go to another process as it is: what was received is read, but for a part of a record.
+    pub(in crate::net) fn is_portable(&self) -> bool {
+        matches!(self.side, Side::Settled(_)) && self.plain.is_empty() && !self.is_ended && !self.is_over
+    }
+
+    /// For another process, which has the keys from here on. `None`: it cannot go.
+    pub(crate) fn hand_out(&mut self) -> Option<TlsState> {
+        let is_portable = self.is_portable();
+        let Side::Settled(settled) = &mut self.side else { return None };
+        let keys = if is_portable { settled.hand_out()? } else { return None };
+        let (partial, out) = (self.partial.clone(), self.out.clone());
+        Some(TlsState { description: Arc::clone(&settled.description), partial, out, keys })
+    }
+
+    /// The other process has never used the keys.
+    pub(crate) fn take_back(&mut self) {
+        if let Side::Settled(settled) = &mut self.side {
+            settled.is_away = false;
+        }
     }
 
     /// The handshake was a short one, with keys from an earlier connection.
     pub(crate) fn is_resumed(&self) -> bool {
-        self.common().handshake_kind() == Some(HandshakeKind::Resumed)
+        let is_short = |common: &CommonState| common.handshake_kind() == Some(HandshakeKind::Resumed);
+        self.common().map_or_else(|| self.login().is_some_and(|login| login.is_resumed), is_short)
     }
 
     /// ALPN agreed on a protocol; there is only ours.
     pub(crate) fn has_alpn(&self) -> bool {
-        self.common().alpn_protocol().is_some()
+        let has = |common: &CommonState| common.alpn_protocol().is_some();
+        self.common().map_or_else(|| self.login().is_some_and(|login| login.has_alpn), has)
     }
 
     /// The certificate that the peer has shown and that was verified.
     pub(crate) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
-        self.common().peer_certificates()?.first()
+        match self.common() {
+            Some(common) => common.peer_certificates()?.first(),
+            None => self.login()?.certificate.as_ref(),
+        }
     }
 
     /// What a login inside of this connection can be bound to: the hash of the server's
     /// certificate, which is ours or the peer's. `None` where it has none.
     pub(crate) fn end_point(&self) -> Option<Vec<u8>> {
-        match &self.side {
-            Side::Server { end_point, .. } => end_point.as_deref().map(<[u8]>::to_vec),
-            Side::Client(_) => end_point(self.peer_certificate()?),
-        }
+        let ours = match &self.side {
+            Side::Server(accepted) => accepted.end_point.as_deref(),
+            Side::Settled(settled) => settled.login.as_ref()?.end_point.as_deref(),
+            Side::Client(_) => return end_point(self.peer_certificate()?),
+        };
+        ours.map(<[u8]>::to_vec)
     }
 
     /// Version and cipher, as OpenSSL calls them.
-    pub(crate) fn description(&self) -> String {
-        let common = self.common();
-        let suite = common.negotiated_cipher_suite().map_or("-", |suite| ciphers::openssl_name(suite.suite()));
-        match common.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => format!("TLSv1.3/{suite}"),
-            _ => match common.negotiated_key_exchange_group() {
-                Some(group) => format!("TLSv1.2/{suite}/ECDH={}", ciphers::group_name(group.name())),
-                // A resumed session exchanges no keys.
-                None => format!("TLSv1.2/{suite}"),
-            },
+    pub(crate) fn description(&self) -> Arc<str> {
+        match &self.side {
+            Side::Server(accepted) => describe(&accepted.connection).into(),
+            Side::Client(connection) => describe(connection).into(),
+            Side::Settled(settled) => Arc::clone(&settled.description),
         }
+    }
+}
+
+fn describe(common: &CommonState) -> String {
+    let suite = common.negotiated_cipher_suite().map_or("-", |suite| ciphers::openssl_name(suite.suite()));
+    match common.protocol_version() {
+        Some(ProtocolVersion::TLSv1_3) => format!("TLSv1.3/{suite}"),
+        _ => match common.negotiated_key_exchange_group() {
+            Some(group) => format!("TLSv1.2/{suite}/ECDH={}", ciphers::group_name(group.name())),
+            // A resumed session exchanges no keys.
+            None => format!("TLSv1.2/{suite}"),
+        },
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::path::PathBuf;
-    use std::process::Command;
-
-    use pgweir_config::{Config, Settings};
-
-    use super::*;
-    use crate::net::tls::TlsSetup;
-
-    fn setup() -> TlsSetup {
-        use std::sync::atomic::{AtomicU32, Ordering};
-        static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("pgweir-tls-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let dir = std::env::temp_dir().join(name);
-        std::fs::create_dir(&dir).unwrap();
-        let path = |name: &str| -> PathBuf { dir.join(name) };
-        let made = Command::new("openssl")
-            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-subj", "/CN=x"])
-            .arg("-keyout")
-            .arg(path("key"))
-            .arg("-out")
-            .arg(path("crt"))
-            .output()
-            .expect("run openssl");
-        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
-        let mut settings = Settings::default();
-        for (key, value) in [
-            ("client_tls_sslmode", "require"),
-            ("client_tls_key_file", path("key").to_str().unwrap()),
-            ("client_tls_cert_file", path("crt").to_str().unwrap()),
-            ("server_tls_sslmode", "verify-full"),
-            ("server_tls_ca_file", path("crt").to_str().unwrap()),
-        ] {
-            settings.set(key, value).unwrap();
-        }
-        let config = Config { settings, ..Config::default() };
-        let setup = TlsSetup::new(&config, None, |warning| panic!("{warning}")).unwrap();
-        std::fs::remove_dir_all(dir).unwrap();
-        setup
-    }
-
-    /// A client and its server, shaken hands.
-    fn pair() -> [Tls; 2] {
-        let setup = setup();
-        let mut client = setup.dialer.begin("x").unwrap().unwrap();
-        let mut server = setup.acceptor.unwrap().begin(&[]).unwrap();
-        let mut phases = [Phase::Handshake; 2];
-        for _ in 0..4 {
-            let input = std::mem::take(server.out());
-            phases[0] = client.advance(&input).unwrap();
-            let input = std::mem::take(client.out());
-            phases[1] = server.advance(&input).unwrap();
-        }
-        assert_eq!(phases, [Phase::Traffic; 2]);
-        assert!(client.has_alpn() && server.has_alpn());
-        assert_eq!(client.description(), "TLSv1.3/TLS_AES_256_GCM_SHA384");
-        assert_eq!((client.out().len(), server.out().len()), (0, 0));
-        [client, server]
-    }
-
-    /// All text in `records`, which come in pieces, to a reader with so much room.
-    fn opened(tls: &mut Tls, records: &[u8], piece: usize, room: usize) -> Vec<u8> {
-        let (mut text, mut room) = (Vec::new(), vec![0; room]);
-        for piece in records.chunks(piece) {
-            let mut input = [tls.kept(), piece].concat();
-            let mut n = tls.open(&mut input, &mut room).unwrap();
-            while n > 0 {
-                text.extend_from_slice(&room[..n]);
-                n = tls.take_plain(&mut room);
-            }
-        }
-        text
-    }
-
-    fn sealed(tls: &mut Tls, text: &[u8]) -> Vec<u8> {
-        let mut records = Vec::new();
-        tls.seal(text, &mut records).unwrap();
-        records
-    }
-
-    #[test]
-    fn text_passes_whole_whatever_the_pieces() {
-        let [mut client, mut server] = pair();
-        let text: Vec<u8> = (0..50_000u32).map(|i| i as u8).collect();
-        for (piece, room) in [(1, 7), (5000, 1), (100_000, 64 * 1024), (17, 100)] {
-            let records = sealed(&mut server, &text);
-            // Four records for what is longer than three.
-            assert_eq!(records.len(), text.len() + 4 * 22);
-            assert!(opened(&mut client, &records, piece, room) == text, "{piece} {room}");
-            assert!(!client.has_unread());
-            let records = sealed(&mut client, b"back");
-            assert_eq!(opened(&mut server, &records, piece, room), b"back");
-        }
-    }
-
-    #[test]
-    fn new_keys_are_answered_in_front_of_the_next_text() {
-        let [mut client, mut server] = pair();
-        let Side::Client(connection) = &mut client.side else { panic!("a client") };
-        let Ok(ConnectionState::WriteTraffic(traffic)) = connection.process_tls_records(&mut []).state else {
-            panic!("the handshake is over")
-        };
-        traffic.refresh_traffic_keys().unwrap();
-        let records = sealed(&mut client, b"with new keys");
-        assert_eq!(opened(&mut server, &records, 3, 100), b"with new keys");
-        // Nobody has anything to read of that.
-        assert!(!server.has_unread());
-        let mut answer = b"before ".to_vec();
-        server.seal(b"as well", &mut answer).unwrap();
-        assert!(answer.starts_with(b"before ") && answer.len() > 7 + 7 + 22);
-        assert_eq!(opened(&mut client, &answer[7..], 100, 100), b"as well");
-    }
-
-    #[test]
-    fn the_end_comes_behind_the_text() {
-        let [mut client, mut server] = pair();
-        let mut records = sealed(&mut server, b"bye");
-        server.seal_end(&mut records).unwrap();
-        assert_eq!(opened(&mut client, &records, 1000, 2), b"bye");
-        assert!(client.is_ended() && !client.has_unread());
-        assert!(server.seal(b"more", &mut Vec::new()).is_err());
-    }
-
-    #[test]
-    fn what_was_changed_on_the_way_is_no_text() {
-        let [mut client, mut server] = pair();
-        let mut records = sealed(&mut server, b"text");
-        *records.last_mut().unwrap() ^= 1;
-        assert!(client.open(&mut records, &mut [0; 100]).is_err());
-        // And after that nothing is.
-        assert!(client.open(&mut sealed(&mut server, b"text"), &mut [0; 100]).is_err());
-        assert_eq!(format!("{server:?}"), "Tls { is_ended: false, .. }");
-    }
-}
+mod tests;

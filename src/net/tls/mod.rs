@@ -8,6 +8,9 @@ mod dn;
 mod end_point;
 mod expiry;
 mod files;
+mod keys;
+mod records;
+mod settled;
 mod setup;
 mod side;
 mod verify;
@@ -21,6 +24,9 @@ pub(crate) use conn::{Tls, TlsError};
 pub(crate) use directory::DirectoryTls;
 pub(crate) use expiry::Listed;
 pub(crate) use files::Stamps;
+pub(crate) use keys::TlsSecret;
+pub(crate) use records::TlsKeys;
+pub(crate) use settled::TlsState;
 pub(crate) use setup::{Dialer, SetupError, TlsSetup};
 
 /// A connection's TLS, for its stream, which reads, and for the lane that sends to it. Both are

@@ -19,6 +19,8 @@ use super::directory::DirectoryTls;
 use super::end_point::end_point;
 use super::expiry::{self, Listed};
 use super::files::Stamps;
+use super::keys::Overheard;
+use super::settled::Accepted;
 use super::side::{Essence, Side};
 use super::verify::{ClientVerifier, Demand, Recheck, ServerVerifier};
 
@@ -175,6 +177,8 @@ fn acceptor(side: &Side<'_>, warn: &mut impl FnMut(String)) -> Result<Acceptor, 
     config.session_storage = Arc::new(NoServerSessionStorage {});
     config.ticketer = provider::Ticketer::new().map_err(|e| SetupError(e.to_string()))?;
     config.send_tls13_tickets = 1;
+    // After the handshake a client's keys are ours.
+    config.enable_secret_extraction = true;
     let (is_required, essence) = (side.is_required(), side.essence());
     Ok(Acceptor { is_required, config: Arc::new(config), verifier, essence, end_point })
 }
@@ -234,8 +238,12 @@ fn dialer(side: &Side<'_>, warn: &mut impl FnMut(String)) -> Result<Dialer, Setu
 impl Acceptor {
     /// A connection of which `early` was read already.
     pub(crate) fn begin(&self, early: &[u8]) -> Result<Tls, TlsError> {
-        let connection = UnbufferedServerConnection::new(Arc::clone(&self.config))?;
-        Ok(Tls::server(connection, self.end_point.clone(), early, self.verifier.clone().map(Recheck::Client)))
+        let overheard = Arc::new(Overheard::default());
+        let mut config = ServerConfig::clone(&self.config);
+        config.key_log = Arc::<Overheard>::clone(&overheard);
+        let connection = UnbufferedServerConnection::new(Arc::new(config))?;
+        let accepted = Accepted { connection, end_point: self.end_point.clone(), overheard };
+        Ok(Tls::server(accepted, early, self.verifier.clone().map(Recheck::Client)))
     }
 }
 
