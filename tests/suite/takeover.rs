@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use crate::support::bouncer::Setup;
 use crate::support::process::limit_open_files;
-use crate::support::tls::{Through, Tunnel, certificate, key};
 use crate::support::{Bouncer, PATIENCE, Postgres, Random, Wire, msg, wait_until};
 
 fn start(change: impl FnOnce(Setup) -> Setup) -> Bouncer {
@@ -218,6 +217,8 @@ fn the_pidfile_names_who_serves() {
 }
 
 mod beyond_pgbouncer {
+    mod tls;
+
     use super::*;
 
     /// Starts a successor that cannot serve, and returns what it has logged.
@@ -413,13 +414,6 @@ mod beyond_pgbouncer {
         idle.run("select 1");
     }
 
-    fn with_tls(setup: Setup) -> Setup {
-        setup
-            .set("client_tls_sslmode", "allow")
-            .set("client_tls_key_file", key("site"))
-            .set("client_tls_cert_file", certificate("site"))
-    }
-
     #[test]
     fn few_descriptors_are_enough() {
         let mut bouncer = start(|setup| setup);
@@ -427,26 +421,6 @@ mod beyond_pgbouncer {
         limit_open_files(bouncer.pid(), 40);
         bouncer.reboot().wait_exit();
         clients.iter_mut().for_each(|client| client.run("select 1"));
-    }
-
-    #[test]
-    fn clients_with_tls_stay_with_the_old_process_for_a_time() {
-        let mut bouncer = start(|setup| with_tls(setup).set("takeover_timeout", 2));
-        let tunnel = Tunnel::start(bouncer.port, Through::default());
-        let mut secret = Wire::tcp(tunnel.port);
-        secret.login("app", "app", "", &[]).expect("log in");
-        let mut plain = bouncer.client();
-        let mut first = bouncer.reboot();
-        assert_eq!((secret.one("select 1"), plain.one("select 2")), ("1".into(), "2".into()));
-        // Others may take over meanwhile.
-        bouncer.reboot().wait_exit();
-        assert_eq!((secret.one("select 3"), plain.one("select 4")), ("3".into(), "4".into()));
-        assert!(first.is_running());
-        let error = secret.expect_fatal();
-        assert_eq!((error.code.as_str(), error.message.as_str()), ("57P01", "server shutting down"));
-        first.wait_exit();
-        assert!(first.log().contains("1 clients are left"), "{}", first.log());
-        assert_eq!(plain.one("select 5"), "5");
     }
 
     #[test]
