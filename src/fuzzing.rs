@@ -31,6 +31,7 @@ const TARGETS: &[(&str, Target)] = &[
     ("secret", proto::secret),
     ("session_use", relay::fuzzing::session_use),
     ("startup", proto::startup),
+    ("tls_records", net::tls::fuzz_records),
     ("toml", config::toml),
     ("url", config::url),
     ("userlist", config::userlist),

@@ -67,3 +67,9 @@ pub(crate) fn fuzz_certificate(data: &[u8]) {
     assert!(texts.iter().all(|text| !text.contains(char::is_control)));
     assert!(name.is_none_or(|name| certificate.is_of_user(name)));
 }
+
+/// See [`records::fuzz`].
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) fn fuzz_records(data: &[u8]) {
+    records::fuzz(data);
+}

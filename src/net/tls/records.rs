@@ -203,6 +203,45 @@ impl Records {
     }
 }
 
+/// Both ends of a connection of which so many records were sent each way.
+#[cfg(any(test, feature = "fuzzing"))]
+fn pair(suite: CipherSuite, seq: u64) -> Option<[Records; 2]> {
+    let len = if suite == CipherSuite::TLS13_AES_128_GCM_SHA256 { 32 } else { 28 };
+    let secret = |byte| Some((seq, TlsSecret::new(&[&[byte; 32][..len]])?));
+    let keys = |sent, received| Some(TlsKeys { suite: suite.into(), sent: secret(sent)?, received: secret(received)? });
+    Some([Records::new(keys(1, 2)?)?, Records::new(keys(2, 1)?)?])
+}
+
+/// Whatever a peer encrypts, and whatever comes behind it, is read to its end or refused, and little is answered. `data`
+/// is a version, and records: the kind, the length in two bytes, what is encrypted.
+#[cfg(any(test, feature = "fuzzing"))]
+pub(super) fn fuzz(data: &[u8]) {
+    let Some((version, mut rest)) = data.split_first() else { return };
+    let suite = match version % 2 {
+        0 => CipherSuite::TLS13_AES_128_GCM_SHA256,
+        _ => CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256,
+    };
+    let [mut peer, mut ours] = pair(suite, 0).expect("keys");
+    let (mut input, mut sealed_len) = (Vec::new(), 0);
+    while let Some((&[kind, hi, lo], behind)) = rest.split_first_chunk() {
+        let len = usize::from(u16::from_be_bytes([hi, lo]));
+        let Some((text, behind)) = behind.split_at_checked(len) else { break };
+        if peer.sent.seal(kind.into(), &text[..text.len().min(FRAGMENT_LEN)], &mut input).is_err() {
+            return;
+        }
+        (rest, sealed_len) = (behind, sealed_len + len);
+    }
+    input.extend_from_slice(rest);
+    let (mut text, mut answer, mut is_ended, mut at) = (Vec::new(), Vec::new(), false, 0);
+    let mut sink = Sink { room: &mut [], filled: &mut 0, rest: &mut text };
+    let done = ours.open(&mut input, &mut at, &mut sink, &mut answer, &mut is_ended);
+    assert!(text.len() <= sealed_len && answer.len() < 64);
+    match done {
+        Ok(()) => assert!(is_ended || is_part(&input[at..])),
+        Err(_) => assert!(at <= input.len()),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -210,12 +249,8 @@ mod tests {
     const TLS13: CipherSuite = CipherSuite::TLS13_AES_128_GCM_SHA256;
     const TLS12: CipherSuite = CipherSuite::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256;
 
-    /// Both ends of a connection of which so many records were sent each way.
     fn pair(suite: CipherSuite, seq: u64) -> [Records; 2] {
-        let len = if suite == TLS12 { 28 } else { 32 };
-        let secret = |byte| (seq, TlsSecret::new(&[&[byte; 32][..len]]).unwrap());
-        let keys = |sent, received| TlsKeys { suite: suite.into(), sent: secret(sent), received: secret(received) };
-        [Records::new(keys(1, 2)).unwrap(), Records::new(keys(2, 1)).unwrap()]
+        super::pair(suite, seq).unwrap()
     }
 
     /// Text, what is to be answered, and whether that was the end.
