@@ -1,6 +1,6 @@
 //! A client's whole life, a file per phase, in the order in which they come:
 //! `admission` (is there a place), `proxy` (where a balancer says it comes from), `handshake` (startup packet), `login` (who, where, may it; its secret from `secrets`), `welcome` (or
-//! `replication`), `session` (asks and waits), `relay` and `replies` (is served), `end`; or `handover` to another
+//! `replication`), `session` (asks) and `wait` (for a server), `relay` and `replies` (is served), `end`; or `handover` to another
 //! process, and from it. `timeouts` looks on.
 
 pub(crate) mod admission;
@@ -13,6 +13,7 @@ mod welcome;
 mod replication;
 mod session;
 mod session_use;
+mod wait;
 mod relay;
 mod replies;
 mod end;
