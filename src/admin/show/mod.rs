@@ -29,15 +29,30 @@ use pgweir_proto::admin_error::AdminError;
 
 use super::Console;
 use super::columns::{self, Columns};
+use super::history::StatsHistory;
 use super::reply::Reply;
 use super::session::Session;
 use super::table::{Row, Table};
+use crate::pools::Pools;
 
 /// A SHOW that answers with rows.
 struct Show {
     name: &'static str,
     columns: Columns,
-    rows: fn(&Console) -> Vec<Row>,
+    rows: Rows,
+}
+
+impl Show {
+    const fn new(name: &'static str, columns: Columns, rows: Rows) -> Show {
+        Show { name, columns, rows }
+    }
+}
+
+/// What the rows are made of.
+enum Rows {
+    Pools(fn(&Pools) -> Vec<Row>),
+    Stats(fn(&StatsHistory) -> Vec<Row>),
+    Console(fn(&Console) -> Vec<Row>),
 }
 
 /// Shows what `stats_users` may not see: the keys that queries are cancelled with.
@@ -45,49 +60,47 @@ const FDS: &str = "fds";
 
 /// All of them.
 const ALL: &[Show] = &[
-    Show {
-        name: "active_sockets",
-        columns: columns::SOCKETS_DEBUG,
-        rows: |console| sockets::show_active(&console.pools),
-    },
-    Show { name: "certificates", columns: columns::CERTIFICATES, rows: |console| certificates::show(&console.pools) },
-    Show { name: "clients", columns: columns::SOCKETS, rows: |console| clients::show(&console.pools) },
-    Show { name: "config", columns: columns::CONFIG, rows: |console| config::show(&console.pools) },
-    Show { name: "databases", columns: columns::DATABASES, rows: |console| databases::show(&console.pools) },
-    Show { name: "dns_hosts", columns: columns::DNS_HOSTS, rows: |console| dns_hosts::show(&console.pools) },
-    Show { name: "dns_zones", columns: columns::DNS_ZONES, rows: |console| dns_zones::show(&console.pools) },
-    Show { name: FDS, columns: columns::FDS, rows: |console| fds::show(&console.pools) },
-    Show {
-        name: "latencies",
-        columns: columns::LATENCIES,
-        rows: |console| latencies::show(&console.pools, &console.stats),
-    },
-    Show { name: "lists", columns: columns::LISTS, rows: |console| lists::show(&console.pools) },
-    Show { name: "mem", columns: columns::MEM, rows: |console| mem::show(&console.pools, &console.roster) },
-    Show { name: "peers", columns: columns::PEERS, rows: |console| peers::show(&console.pools) },
-    Show { name: "peer_pools", columns: columns::PEER_POOLS, rows: |console| peers::show_pools(&console.pools) },
-    Show { name: "pools", columns: columns::POOLS, rows: |console| pools::show(&console.pools) },
-    Show {
-        name: "prepared_statements",
-        columns: columns::PREPARED_STATEMENTS,
-        rows: |console| prepared_statements::show(&console.pools),
-    },
-    Show { name: "servers", columns: columns::SOCKETS, rows: |console| servers::show(&console.pools) },
-    Show { name: "session_use", columns: columns::SESSION_USE, rows: |console| session_use::show(&console.pools) },
-    Show { name: "sockets", columns: columns::SOCKETS_DEBUG, rows: |console| sockets::show(&console.pools) },
-    Show { name: "state", columns: columns::STATE, rows: |console| state::show(&console.pools) },
-    Show { name: "stats", columns: columns::STATS, rows: |console| stats::show(&console.stats) },
-    Show {
-        name: "stats_averages",
-        columns: columns::STATS_AVERAGES,
-        rows: |console| stats::show_averages(&console.stats),
-    },
-    Show { name: "stats_totals", columns: columns::STATS_TOTALS, rows: |console| stats::show_totals(&console.stats) },
-    Show { name: "totals", columns: columns::TOTALS, rows: |console| stats::show_all(&console.stats) },
-    Show { name: "users", columns: columns::USERS, rows: |console| users::show(&console.pools) },
-    Show { name: "version", columns: columns::VERSION, rows: |_| version::show() },
-    Show { name: "workers", columns: columns::WORKERS, rows: |console| workers::show(&console.roster) },
+    Show::new("active_sockets", columns::SOCKETS_DEBUG, Rows::Pools(sockets::show_active)),
+    Show::new("certificates", columns::CERTIFICATES, Rows::Pools(certificates::show)),
+    Show::new("clients", columns::SOCKETS, Rows::Pools(clients::show)),
+    Show::new("config", columns::CONFIG, Rows::Pools(config::show)),
+    Show::new("databases", columns::DATABASES, Rows::Pools(databases::show)),
+    Show::new("dns_hosts", columns::DNS_HOSTS, Rows::Pools(dns_hosts::show)),
+    Show::new("dns_zones", columns::DNS_ZONES, Rows::Pools(dns_zones::show)),
+    Show::new(FDS, columns::FDS, Rows::Pools(fds::show)),
+    Show::new(
+        "latencies",
+        columns::LATENCIES,
+        Rows::Console(|console| latencies::show(&console.pools, &console.stats)),
+    ),
+    Show::new("lists", columns::LISTS, Rows::Pools(lists::show)),
+    Show::new("mem", columns::MEM, Rows::Console(|console| mem::show(&console.pools, &console.roster))),
+    Show::new("peers", columns::PEERS, Rows::Pools(peers::show)),
+    Show::new("peer_pools", columns::PEER_POOLS, Rows::Pools(peers::show_pools)),
+    Show::new("pools", columns::POOLS, Rows::Pools(pools::show)),
+    Show::new("prepared_statements", columns::PREPARED_STATEMENTS, Rows::Pools(prepared_statements::show)),
+    Show::new("servers", columns::SOCKETS, Rows::Pools(servers::show)),
+    Show::new("session_use", columns::SESSION_USE, Rows::Pools(session_use::show)),
+    Show::new("sockets", columns::SOCKETS_DEBUG, Rows::Pools(sockets::show)),
+    Show::new("state", columns::STATE, Rows::Pools(state::show)),
+    Show::new("stats", columns::STATS, Rows::Stats(stats::show)),
+    Show::new("stats_averages", columns::STATS_AVERAGES, Rows::Stats(stats::show_averages)),
+    Show::new("stats_totals", columns::STATS_TOTALS, Rows::Stats(stats::show_totals)),
+    Show::new("totals", columns::TOTALS, Rows::Stats(stats::show_all)),
+    Show::new("users", columns::USERS, Rows::Pools(users::show)),
+    Show::new("version", columns::VERSION, Rows::Console(|_| version::show())),
+    Show::new("workers", columns::WORKERS, Rows::Console(|console| workers::show(&console.roster))),
 ];
+
+impl Rows {
+    fn of(&self, console: &Console) -> Vec<Row> {
+        match self {
+            Rows::Pools(rows) => rows(&console.pools),
+            Rows::Stats(rows) => rows(&console.stats),
+            Rows::Console(rows) => rows(console),
+        }
+    }
+}
 
 fn named(what: &str) -> Option<&'static Show> {
     ALL.iter().find(|show| show.name.eq_ignore_ascii_case(what))
@@ -110,7 +123,7 @@ pub(super) fn show(session: &Session, what: &str) -> Result<Option<Reply>, Admin
     if what.eq_ignore_ascii_case(FDS) {
         session.require_admin()?;
     }
-    let table = named(what).map(|show| Table { columns: show.columns, rows: (show.rows)(&session.console) });
+    let table = named(what).map(|show| Table { columns: show.columns, rows: show.rows.of(&session.console) });
     Ok(table.or_else(|| parameters::show(what)).map(Reply::rows))
 }
 
