@@ -97,9 +97,10 @@ impl Versions {
     }
 }
 
-/// Reads `*_tls_protocols`: names between commas or colons, `!` in front takes one away.
+/// Reads `*_tls_protocols`: names between commas or colons, `!` in front takes one away. Nothing is the default.
 pub(super) fn versions(list: &str) -> Result<Versions, Why> {
     const ALL: Versions = Versions { old: true, tls12: true, tls13: true };
+    let list = if list.is_empty() { "secure" } else { list };
     let mut asked = Versions::default();
     for item in list.split([',', ':']).map(str::trim) {
         let (name, keep) = item.strip_prefix('!').map_or((item, true), |name| (name, false));
@@ -275,7 +276,8 @@ mod tests {
         assert_eq!(of("tlsv1.3"), Versions { tls13: true, ..none });
         assert_eq!(of("!tlsv1.0:!tlsv1.3"), Versions { tls12: true, ..none });
         assert_eq!(of("tlsv1.0,tlsv1.1").supported().len(), 0);
-        assert!(versions("sslv3").is_err() && versions("").is_err());
+        assert_eq!(of(""), of("secure"));
+        assert!(versions("sslv3").is_err() && versions("tlsv1.3,").is_err());
     }
 
     #[test]
