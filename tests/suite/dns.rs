@@ -19,6 +19,8 @@ struct Dns {
     serial: AtomicU32,
     /// Questions for addresses so far.
     asked: AtomicU32,
+    /// Questions for the serial so far.
+    asked_serial: AtomicU32,
 }
 
 impl Dns {
@@ -29,6 +31,7 @@ impl Dns {
             address: AtomicU8::new(1),
             serial: AtomicU32::new(1),
             asked: AtomicU32::new(0),
+            asked_serial: AtomicU32::new(0),
         });
         let server = Arc::clone(&dns);
         thread::spawn(move || {
@@ -47,8 +50,11 @@ impl Dns {
                 self.asked.fetch_add(1, Ordering::Relaxed);
                 vec![127, 0, 0, self.address.load(Ordering::Relaxed)]
             }
-            // Two names, the serial, four times.
-            SOA => [&[0, 0][..], &self.serial.load(Ordering::Relaxed).to_be_bytes(), &[0; 16]].concat(),
+            SOA => {
+                self.asked_serial.fetch_add(1, Ordering::Relaxed);
+                // Two names, the serial, four times.
+                [&[0, 0][..], &self.serial.load(Ordering::Relaxed).to_be_bytes(), &[0; 16]].concat()
+            }
             _ => Vec::new(),
         };
         let answers = u8::from(!data.is_empty());
@@ -113,8 +119,9 @@ mod beyond_pgbouncer {
         let mut client = bouncer.client_of("app", "named");
         client.run("select 1");
         dns.address.store(2, Ordering::Relaxed);
-        // The first serial is no change.
-        thread::sleep(millis(1000));
+        // The first serial is no change, nor is the same again. Of two questions one is over.
+        let asked = dns.asked_serial.load(Ordering::Relaxed);
+        wait_until("it asks again", PATIENCE, || dns.asked_serial.load(Ordering::Relaxed) >= asked + 3);
         assert_eq!(shown(&bouncer), "127.0.0.1:0");
         dns.serial.store(2, Ordering::Relaxed);
         wait_until("the new address", PATIENCE, || shown(&bouncer) == "127.0.0.2:0");
