@@ -16,6 +16,7 @@ mod console_protocol;
 mod copy;
 mod dns;
 mod drivers;
+mod exporter;
 mod faults;
 mod framing;
 mod hba;
