@@ -29,6 +29,8 @@ impl Session {
             ("disable", name) => databases::disable(self, name),
             ("enable", name) => databases::enable(self, name),
             ("reload", "") => settings::reload(self).await,
+            ("deallocate", name) if !name.is_empty() => Ok(self.prepared.deallocate(name)?),
+            ("discard", what) if what.eq_ignore_ascii_case("all") => Ok(self.prepared.discard()),
             ("takeover", format) => match takeover::take_over(self, format).await? {},
             ("shutdown", how) => match shutdown::mode(how) {
                 Some(how) => shutdown::shutdown(self, how).await,

@@ -115,6 +115,23 @@ impl Prepared {
         self.portals.remove("");
     }
 
+    /// DEALLOCATE, which drivers send after a ROLLBACK.
+    pub(super) fn deallocate(&mut self, name: &str) -> Result<Reply, Refusal> {
+        if name.eq_ignore_ascii_case("all") {
+            self.statements.clear();
+            return Ok(Reply::done("DEALLOCATE ALL"));
+        }
+        let known = self.statements.remove(name).map(|_| Reply::done("DEALLOCATE"));
+        known.ok_or_else(|| Refusal::NoSuchStatement(name.to_owned()))
+    }
+
+    /// DISCARD ALL, by which their pools take a connection back.
+    pub(super) fn discard(&mut self) -> Reply {
+        self.statements.clear();
+        self.portals.clear();
+        Reply::done("DISCARD ALL")
+    }
+
     /// Sync: what was skipped is over, and so are portals, with their transaction.
     pub(super) fn sync(&mut self, in_block: bool) {
         self.is_skipping = false;

@@ -3,6 +3,8 @@
 //! A word is letters, digits and `_`, or anything in double quotes, in which `""` stands for
 //! one. `SET` has its own form: `SET key = value`, or `TO`, the value a word or a string in
 //! single quotes. Key words are taken without regard to case.
+//!
+//! Comments may stand in front, as in what drivers send to see that we are there.
 
 use pgweir_proto::admin_error::AdminError;
 
@@ -28,15 +30,16 @@ pub(super) enum Command {
 
 impl Command {
     pub(super) fn parse(text: &str) -> Result<Command, AdminError> {
-        if is_end(skip_space(text)) {
+        let bare = skip_comments(text);
+        if is_end(bare) {
             return Ok(Command::Nothing);
         }
-        let plain = plain(text).map(|(verb, argument)| {
+        let plain = plain(bare).map(|(verb, argument)| {
             let fits = verb.len() <= VERB_LEN_MAX && argument.len() <= ARGUMENT_LEN_MAX;
             fits.then_some(Command::Plain { verb, argument })
         });
         let set = || {
-            let (key, value) = set(text)?;
+            let (key, value) = set(bare)?;
             Some((!key.is_empty()).then_some(Command::Set { key, value }))
         };
         match plain.or_else(set) {
@@ -61,7 +64,7 @@ impl Command {
 
 /// `VERB [argument] [;]`
 fn plain(text: &str) -> Option<(String, String)> {
-    let (verb, rest) = word(skip_space(text))?;
+    let (verb, rest) = word(text)?;
     let behind = skip_space(rest);
     if is_end(behind) {
         return Some((verb, String::new()));
@@ -72,7 +75,7 @@ fn plain(text: &str) -> Option<(String, String)> {
 
 /// `SET key = value [;]` or `SET key TO value [;]`
 fn set(text: &str) -> Option<(String, String)> {
-    let behind = strip_keyword(skip_space(text), "set")?;
+    let behind = strip_keyword(text, "set")?;
     let key = skip_space(behind);
     let (key, rest) = if key.len() < behind.len() { word(key)? } else { return None };
     let rest = skip_space(rest);
@@ -83,6 +86,14 @@ fn set(text: &str) -> Option<(String, String)> {
 
 fn skip_space(text: &str) -> &str {
     text.trim_start_matches([' ', '\t', '\n', '\r'])
+}
+
+/// Goes to where a command begins.
+fn skip_comments(text: &str) -> &str {
+    let text = skip_space(text);
+    let line = text.strip_prefix("--").map(|comment| comment.split_once('\n').map_or("", |(_, rest)| rest));
+    let block = || text.strip_prefix("/*").and_then(|comment| Some(comment.split_once("*/")?.1));
+    line.or_else(block).map_or(text, skip_comments)
 }
 
 /// Nothing, or a `;` and nothing.
@@ -137,7 +148,8 @@ mod tests {
 
     #[test]
     fn takes_one_command_with_an_argument_at_most() {
-        for text in ["SHOW pools", " SHOW\t pools ;\n", "SHOW pools;", "\"SHOW\" \"pools\""] {
+        for text in ["SHOW pools", "--x\n/* y */ SHOW pools", " SHOW\t pools ;\n", "SHOW pools;", "\"SHOW\" \"pools\""]
+        {
             assert_eq!(Command::parse(text), plain("SHOW", "pools"), "{text}");
         }
         assert_eq!(Command::parse("PAUSE"), plain("PAUSE", ""));
@@ -160,7 +172,7 @@ mod tests {
 
     #[test]
     fn nothing_is_a_command_too() {
-        for text in ["", ";", " ; ", "\n"] {
+        for text in ["", ";", " ; ", "\n", "-- ping", "/* ping */", " --\n/**/ -- \n;"] {
             assert_eq!(Command::parse(text), Ok(Command::Nothing), "{text:?}");
         }
     }
@@ -191,6 +203,8 @@ mod tests {
             "show \"pools",
             "show\"pools\"",
             "PAUSE my-db",
+            "PAUSE my--db",
+            "/* no end",
             "PAUSE é",
             "é",
             "set a = b c",

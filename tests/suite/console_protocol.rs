@@ -103,6 +103,30 @@ mod beyond_pgbouncer {
         }
     }
 
+    /// After a ROLLBACK, when they take a connection back, to see that we are there.
+    #[test]
+    fn what_drivers_send_by_themselves_is_understood() {
+        let bouncer = start();
+        let mut admin = bouncer.admin();
+        let prepare = |name: &str| [msg::parse(name, "SHOW STATE"), msg::sync()].concat();
+        for (command, tag) in [
+            ("DEALLOCATE one", "DEALLOCATE"),
+            ("DEALLOCATE ALL", "DEALLOCATE ALL"),
+            ("discard all;", "DISCARD ALL"),
+            ("-- to be traced\nDEALLOCATE \"one\"", "DEALLOCATE"),
+        ] {
+            admin.send(&prepare("one"));
+            admin.expect("1Z");
+            admin.send(&msg::query(command));
+            assert_eq!(admin.expect("CZ")[0].strings(0), [tag]);
+        }
+        assert_eq!(admin.fails("DEALLOCATE one").code, "26000");
+        for ping in ["", ";", "-- ping", "/* ping */"] {
+            admin.send(&msg::query(ping));
+            admin.expect("IZ");
+        }
+    }
+
     #[test]
     fn tokio_postgres_reads_it_in_binary() {
         let bouncer = start();

@@ -26,6 +26,12 @@ def with_psycopg():
             raise SystemExit("a parameter was taken")
         except psycopg.errors.FeatureNotSupported as error:
             assert "parameters are not supported" in str(error), error
+    # What it has prepared by itself, it gives up with a transaction that fails.
+    with psycopg.connect(url) as connection:
+        for _ in range(10):
+            connection.execute("SHOW LISTS")
+        connection.rollback()
+        assert connection.execute("SHOW LISTS").fetchall()
     with psycopg.connect(url, autocommit=True) as connection, connection.cursor(binary=True) as cursor:
         for _ in range(10):
             rows = cursor.execute("SHOW LISTS").fetchall()
