@@ -55,6 +55,8 @@ pub(super) enum End {
     BadPacket,
     /// KILL_CLIENT
     Killed,
+    /// KILL_CLIENT, in the middle of an answer that it does not take.
+    CutOff,
 }
 
 impl End {
@@ -81,7 +83,7 @@ impl fmt::Display for End {
             End::GivenAway => f.write_str("takeover"),
             End::TakenOver => f.write_str("another process has taken over, connect again"),
             End::BadPacket => f.write_str("bad packet"),
-            End::Killed => f.write_str("admin forced disconnect"),
+            End::Killed | End::CutOff => f.write_str("admin forced disconnect"),
         }
     }
 }
@@ -174,15 +176,14 @@ impl Session {
     pub(super) async fn serve(mut self) {
         let Err(end) = self.run().await;
         let config = self.console.pools.config();
+        let mut last = Vec::new();
         if end.is_told() {
             let text = end.to_string();
             self.log_error(&text);
-            let mut out = Vec::new();
-            ErrorResponse::new(Severity::Fatal, sqlstates(&config.settings).code(end.sqlstate()), &text)
-                .error(&mut out);
-            self.stream.try_end(&out);
-        } else {
-            self.stream.try_end(&[]);
+            ErrorResponse::new(Severity::Fatal, sqlstates(&config.settings).code(end.sqlstate()), &text).error(&mut last);
+        }
+        if !matches!(end, End::CutOff) {
+            self.stream.try_end(&last);
         }
         if config.settings.log_disconnections {
             let age_s = clock::now_us().saturating_sub(self.info.connect_us) / 1_000_000;
@@ -310,8 +311,14 @@ impl Session {
 
     async fn send(&mut self) -> Result<(), End> {
         let out = std::mem::take(&mut self.out);
-        self.stream.write_all(&out).await.map_err(End::Failed)?;
-        self.stream.flush().await.map_err(End::Failed)
+        let sending = async {
+            self.stream.write_all(&out).await?;
+            self.stream.flush().await
+        };
+        tokio::select! {
+            sent = sending => sent.map_err(End::Failed),
+            () = self.killed.notified() => Err(End::CutOff),
+        }
     }
 
     /// Lets `time` go by, unless the client goes away before. What it sends is kept for later.

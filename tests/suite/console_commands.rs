@@ -253,6 +253,31 @@ fn show_fds_is_for_admins() {
 mod beyond_pgbouncer {
     use super::*;
 
+    /// PgBouncer drops it, too, but does not count the commands by which it is seen here that it is stuck.
+    #[test]
+    fn kill_client_drops_a_client_of_the_console_that_does_not_read() {
+        let bouncer = start();
+        let mut deaf = bouncer.client_of("watcher", "pgbouncer");
+        // More to answer than the sockets take.
+        deaf.send(&msg::query("SHOW CONFIG").repeat(3000));
+        let commands = || -> u64 {
+            let stats = bouncer.show("STATS_TOTALS");
+            let console = stats.iter().find(|row| row["database"] == "pgbouncer").expect("the console");
+            console["query_count"].parse().expect("a number")
+        };
+        let mut before = 0;
+        wait_until("it is stuck", PATIENCE, || {
+            let now = commands();
+            let is_stuck = now > 100 && now == before + 1;
+            before = now;
+            is_stuck
+        });
+        let id =
+            || bouncer.show("CLIENTS").into_iter().find(|row| row["user"] == "watcher").map(|row| row["id"].clone());
+        bouncer.admin().run(&format!("KILL_CLIENT {}", id().expect("the watcher")));
+        wait_until("it is gone", PATIENCE, || id().is_none());
+    }
+
     /// In PgBouncer every database has to be resumed by its name.
     #[test]
     fn resume_ends_a_kill_of_all() {
