@@ -256,6 +256,11 @@ impl App {
                 if let Some(answer) = answer {
                     // The console may be gone by now.
                     let _ = answer.send(());
+                    if how != Shutdown::Immediate {
+                        // It tells its client before the next look, which may be the last.
+                        look.reset();
+                        continue;
+                    }
                 }
             }
             if succession.look() {
