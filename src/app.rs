@@ -401,9 +401,12 @@ impl App {
             failed(&errors)
         })?;
         let (mut config, before) = (loaded.config, self.pools.config());
+        log_problems(&loaded.warnings);
+        if !loaded.is_userlist_whole {
+            return Err(failed(&[&"the auth_file cannot be read whole"]));
+        }
         let kept = config.settings.keep_unchangeable(&before.settings);
         let tls = tls_setup(&config, Some(&self.pools.tls())).map_err(|e| failed(&[&e]))?;
-        log_problems(&loaded.warnings);
         // Those who log in meanwhile have it made again.
         self.pools.connector.keys.clear();
         if config.userlist != before.userlist {

@@ -39,6 +39,9 @@ pub struct Config {
 pub struct Loaded {
     pub config: Config,
     pub warnings: Vec<Problem>,
+    /// Every line of the `auth_file` was read, or there is no such file to be read. What is missing is missed less at a
+    /// start, as by PgBouncer, than by those who were let in before a RELOAD.
+    pub is_userlist_whole: bool,
 }
 
 impl Config {

@@ -23,7 +23,8 @@ const PEER_ID_MAX: u32 = 65535;
 
 /// Checks what was read. `conffile` is the file it was read from.
 pub(crate) fn resolve(raw: Raw, conffile: Option<&Path>) -> Result<Loaded, Problems> {
-    let mut resolver = Resolver { errors: raw.errors, warnings: raw.warnings, ldap_options: None };
+    let mut resolver =
+        Resolver { errors: raw.errors, warnings: raw.warnings, ldap_options: None, is_userlist_whole: true };
     let settings = resolver.settings(raw.settings, conffile);
     let (databases, autodb) = resolver.databases(raw.databases);
     let users = resolver.users(raw.users);
@@ -38,10 +39,14 @@ pub(crate) fn resolve(raw: Raw, conffile: Option<&Path>) -> Result<Loaded, Probl
     let (hba, ldap) = (hba.0, ldap.0);
     let config = Config { settings, databases, autodb, users, peers, userlist: Arc::new(userlist), hba, ldap };
     resolver.check_together(&config, conffile);
-    let Resolver { mut errors, mut warnings, .. } = resolver;
+    let Resolver { mut errors, mut warnings, is_userlist_whole, .. } = resolver;
     errors.sort();
     warnings.sort();
-    if errors.is_empty() { Ok(Loaded { config, warnings }) } else { Err(Problems { errors, warnings }) }
+    if errors.is_empty() {
+        Ok(Loaded { config, warnings, is_userlist_whole })
+    } else {
+        Err(Problems { errors, warnings })
+    }
 }
 
 /// Where each setting of a section was set last.
@@ -52,6 +57,8 @@ struct Resolver {
     warnings: Vec<Problem>,
     /// Where `auth_ldap_options` is set.
     ldap_options: Option<Place>,
+    /// The `auth_file` had no problems.
+    is_userlist_whole: bool,
 }
 
 impl Resolver {
@@ -231,10 +238,14 @@ impl Resolver {
                 Ok(text) => {
                     let (users, problems) = Userlist::parse(&text, &file);
                     userlist = users;
+                    self.is_userlist_whole = problems.is_empty();
                     self.warnings.extend(problems);
                 }
                 // PgBouncer starts without it too.
-                Err(error) => self.warn(&file, format!("could not open the auth_file: {error}")),
+                Err(error) => {
+                    self.is_userlist_whole = false;
+                    self.warn(&file, format!("could not open the auth_file: {error}"));
+                }
             }
         }
         for login in logins {

@@ -54,7 +54,7 @@ impl Drop for Temporary {
 
 #[test]
 fn a_distribution_s_file() {
-    let Loaded { config, warnings } = loaded("tests/data/debian.ini");
+    let Loaded { config, warnings, .. } = loaded("tests/data/debian.ini");
     assert_eq!(lines(&warnings), [""; 0]);
     let settings = &config.settings;
     assert_eq!(settings.conffile.as_deref(), Some(Path::new("tests/data/debian.ini")));
@@ -106,7 +106,7 @@ fn toml_says_the_same_as_ini() {
 
 #[test]
 fn what_has_no_effect_is_told() {
-    let Loaded { config, warnings } = loaded("tests/data/managed.ini");
+    let Loaded { config, warnings, .. } = loaded("tests/data/managed.ini");
     let file = "tests/data/managed.ini";
     assert_eq!(lines(&warnings), [format!("{file}:16: pkt_buf has no effect: buffers are sized by what they carry")]);
     assert_eq!(config.settings.auth_type, AuthType::ScramSha256);
@@ -118,7 +118,7 @@ fn what_has_no_effect_is_told() {
 
 #[test]
 fn a_file_from_windows() {
-    let Loaded { config, warnings } = loaded("tests/data/windows.ini");
+    let Loaded { config, warnings, .. } = loaded("tests/data/windows.ini");
     let legacy = config.database("legacy").unwrap();
     assert_eq!((legacy.hosts.as_slice(), legacy.port), ([HostAddr::Tcp("10.1.1.1".into())].as_slice(), 5432));
     assert_eq!(config.settings.auth_type, AuthType::Any);
@@ -128,7 +128,7 @@ fn a_file_from_windows() {
 
 #[test]
 fn included_files() {
-    let Loaded { config, warnings } = loaded("tests/data/include.ini");
+    let Loaded { config, warnings, .. } = loaded("tests/data/include.ini");
     assert_eq!(lines(&warnings), [""; 0]);
     assert!(config.databases.contains_key("orders"));
     assert_eq!((config.settings.listen_port, config.settings.pool_mode), (7000, PoolMode::Session));
@@ -263,7 +263,7 @@ fn a_file_without_the_main_section() {
 fn a_second_main_section_starts_over() {
     let text = "[pgbouncer]\nauth_type=trust\nauth_user=\nmax_client_conn=5\nlisten_port=0777\n[pgbouncer]\nmax_client_conn=6\n";
     let file = Temporary::new("second.ini", text);
-    let Loaded { config, warnings } = file.load().unwrap();
+    let Loaded { config, warnings, .. } = file.load().unwrap();
     assert_eq!((config.settings.auth_type, config.settings.max_client_conn), (AuthType::Md5, 6));
     let told = "6: a second [pgbouncer] puts these, set before it, back to their defaults: auth_type, listen_port, max_client_conn";
     assert!(lines(&warnings).iter().any(|line| line.ends_with(told)), "{warnings:?}");
@@ -310,7 +310,7 @@ fn passwords_are_not_quoted_in_errors() {
 #[test]
 fn what_is_defined_again_counts() {
     let text = "[pgbouncer]\nauth_type=any\n[databases]\nd = host=a user=u\nd = host=b user=u\n[users]\nu =\nu = pool_size=3\n";
-    let Loaded { config, warnings } = Temporary::new("again.ini", text).load().unwrap();
+    let Loaded { config, warnings, .. } = Temporary::new("again.ini", text).load().unwrap();
     assert_eq!(config.databases["d"].show_hosts().as_deref(), Some("b"));
     assert_eq!(config.users["u"].pool_size, Some(3));
     assert_eq!(warnings.iter().filter_map(|warning| warning.line).collect::<Vec<_>>(), [5, 8]);

@@ -28,7 +28,7 @@ fn check(file: Option<&Path>) -> Result<(), Failed> {
 }
 
 /// The problems of a configuration whose TLS settings are tried, with the files that they name.
-fn with_tls(file: Option<&Path>, Loaded { config, mut warnings }: Loaded) -> (Vec<Problem>, Vec<Problem>) {
+fn with_tls(file: Option<&Path>, Loaded { config, mut warnings, .. }: Loaded) -> (Vec<Problem>, Vec<Problem>) {
     let file = file.map_or_else(|| "environment".to_owned(), |file| file.display().to_string());
     let problem = |message| Problem { file: file.clone(), line: None, message };
     let made = TlsSetup::new(&config, None, |warning| warnings.push(problem(warning)));
@@ -71,7 +71,7 @@ fn line(problem: &Problem, kind: &str) -> String {
 fn show(file: Option<PathBuf>) -> Result<(), Failed> {
     let loaded = Source::new(file.as_deref(), env::vars_os()).load();
     match loaded {
-        Ok(Loaded { config, warnings }) => {
+        Ok(Loaded { config, warnings, .. }) => {
             eprint_all(&warnings, "warning");
             print(&config.effective())
         }

@@ -85,6 +85,30 @@ mod beyond_pgbouncer {
         bouncer.wait_log("RELOAD: default_pool_size: 5 -> 3");
     }
 
+    /// PgBouncer forgets who stands behind the broken line, or all users.
+    #[test]
+    fn a_reload_with_a_broken_auth_file_changes_nothing() {
+        let mut bouncer = Bouncer::start(Postgres::shared(), |setup| setup);
+        let mut admin = bouncer.admin();
+        let userlist = bouncer.dir.join("userlist.txt");
+        bouncer.rewrite(|setup| setup.set("query_wait_timeout", 77));
+        let whole = std::fs::read_to_string(&userlist).expect("the users");
+        for broken in [Some("\"app\" \"\"\n\"other\"\n"), Some("app"), None] {
+            match broken {
+                Some(text) => std::fs::write(&userlist, text).expect("write the users"),
+                None => std::fs::remove_file(&userlist).expect("remove the users"),
+            }
+            assert_eq!(admin.fails("RELOAD").code, "F0000", "{broken:?}");
+            assert_eq!(setting(&mut admin, "query_wait_timeout").as_deref(), Some("120"));
+            bouncer.client_of("other", "app");
+        }
+        bouncer.wait_log("the auth_file cannot be read whole");
+        std::fs::write(&userlist, whole).expect("write the users");
+        process::open_to_all(&userlist, 0o644);
+        admin.run("RELOAD");
+        assert_eq!(setting(&mut admin, "query_wait_timeout").as_deref(), Some("77"));
+    }
+
     #[test]
     fn many_reloads_disturb_nobody_and_leak_nothing() {
         let pg = Postgres::shared();
