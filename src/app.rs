@@ -84,6 +84,9 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     let config = Arc::new(loaded.config);
     log::start(log_target(&config, quiet)).map_err(StartError::Logfile)?;
     set_log_level(&config.settings, verbose);
+    if !launch.takes_over {
+        launch.check_pidfile().map_err(StartError::Pidfile)?;
+    }
     log_problems(&loaded.warnings);
     limits::check_limits(&config);
     let tls = tls_setup(&config, None).map_err(StartError::Tls)?;

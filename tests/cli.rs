@@ -192,8 +192,13 @@ fn runs_in_the_background_until_told_to_stop() {
     let user = account().map(|user| user.name);
     arguments.extend(user.iter().flat_map(|user| ["-u", user]));
 
+    let mut gone = Command::new("true").spawn().expect("run a process");
+    gone.wait().expect("it ends");
+    dir.write("pid", &format!("{}\n", gone.id()));
+
     let started = run(&arguments);
     assert!(started.status.success(), "{}", text(&started.stderr));
+    assert_eq!(text(&started.stderr), "", "the log is for that");
     let (pidfile, socket) = (dir.path("pid"), dir.path(".s.PGSQL.6432"));
     let pid = fs::read_to_string(&pidfile).expect("the pidfile is there before the command ends");
     let daemon = Daemon(Pid::from_raw(pid.trim().parse().expect("a process id")));
@@ -207,5 +212,6 @@ fn runs_in_the_background_until_told_to_stop() {
 
     kill(daemon.0, Signal::SIGTERM).expect("it still runs");
     wait_until("it takes its files with it", || !pidfile.exists() && !socket.exists());
-    assert!(fs::read_to_string(dir.path("log")).expect("a log").contains("listening on unix:"));
+    let log = fs::read_to_string(dir.path("log")).expect("a log");
+    assert!(log.contains("stale pidfile, removing") && log.contains("listening on unix:"), "{log}");
 }

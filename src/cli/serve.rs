@@ -11,7 +11,6 @@ use crate::log::{self, log_at};
 use crate::net::listener::Inherited;
 use crate::process::activation;
 use crate::process::daemon::{self, Background, DaemonError, Stage};
-use crate::process::pidfile::PidfileError;
 use crate::process::user::{UserError, switch_user};
 use crate::process::{Launch, Options};
 
@@ -25,7 +24,6 @@ enum ServeError {
     /// A descriptor of a service manager, and why it is of no use.
     Activation(RawFd, io::Error),
     RebootUnderServiceManager,
-    Pidfile(PidfileError),
     Daemon(DaemonError),
     App(crate::app::StartError),
 }
@@ -43,7 +41,6 @@ impl fmt::Display for ServeError {
                 write!(f, "failed to set up socket passed from service manager (fd {fd}): {error}")
             }
             ServeError::RebootUnderServiceManager => f.write_str("cannot reboot under service manager"),
-            ServeError::Pidfile(error) => error.fmt(f),
             ServeError::Daemon(error) => error.fmt(f),
             ServeError::App(error) => error.fmt(f),
         }
@@ -87,9 +84,6 @@ fn serve(args: ServeArgs) -> Result<(), ServeError> {
     let background = args.daemon.then(Background::new);
     let quiet = args.quiet || args.daemon;
     let launch = Launch { pidfile: pidfile(settings), background, takes_over: args.reboot, activated };
-    if !launch.takes_over {
-        launch.check_pidfile().map_err(ServeError::Pidfile)?;
-    }
     let options = Options { source, loaded, quiet, verbose: args.verbose, launch };
     crate::app::run(options).map_err(|error| {
         if args.daemon {

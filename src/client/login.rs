@@ -384,7 +384,14 @@ fn with_host(config: &Config, startup: &Startup, ends: &Ends) -> Parameters {
         return asked;
     }
     let name = asked.get(APPLICATION_NAME).map_or("app", |name| name);
-    asked.with(APPLICATION_NAME, &format!("{name} - {ends}"))
+    let named = match ends {
+        Ends::Unix { port, peer_pid: Some(pid) } => {
+            let host = nix::unistd::gethostname().unwrap_or_default();
+            format!("{name} - unix({pid}@{}):{port}", host.display())
+        }
+        ends => format!("{name} - {ends}"),
+    };
+    asked.with(APPLICATION_NAME, &named)
 }
 
 /// Resolves when the client has gone, whatever it has said before, and takes nothing of that.

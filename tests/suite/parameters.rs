@@ -147,6 +147,11 @@ fn application_name_gets_the_clients_address_when_asked_for() {
     client.login("app", "app", "", &[("application_name", "shop")]).expect("log in");
     let name = client.one("show application_name");
     assert!(name.starts_with("shop - 127.0.0.1:"), "{name}");
+    let mut client = Wire::unix(bouncer.socket_path());
+    client.login("app", "app", "", &[]).expect("log in");
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("the host's name");
+    let expected = format!("app - unix({}@{}):{}", std::process::id(), host.trim(), bouncer.port);
+    assert_eq!(client.one("show application_name"), expected);
 }
 
 /// Seen in PgBouncer, and not to be repeated.
