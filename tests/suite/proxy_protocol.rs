@@ -246,8 +246,8 @@ mod beyond_pgbouncer {
                 .expect("run psql");
             assert_eq!(String::from_utf8_lossy(&out.stdout), "in\n", "{}", String::from_utf8_lossy(&out.stderr));
         }
-        let logins = bouncer.log().matches("@203.0.113.7:4711 login attempt: db=app user=app tls=TLSv1.").count();
-        assert_eq!(logins, 6);
+        let logins = || bouncer.logged("@203.0.113.7:4711 login attempt: db=app user=app tls=TLSv1.");
+        wait_until("all logins in the log", PATIENCE, || logins() == 6);
         assert_error(
             &connect(port, &header_v1(CLIENT)).login("app", "app", "", &[]).unwrap_err(),
             "SSL required",

@@ -1,5 +1,8 @@
 //! The first packet: versions, encryption requests, parameters, and cancel requests.
 
+use std::io::{Read, Write};
+use std::net::TcpStream;
+
 use crate::support::bouncer::assert_error;
 use crate::support::*;
 
@@ -233,6 +236,20 @@ fn cancel_with_a_wrong_key_does_nothing() {
         canceller.drain();
     }
     client.expect("TDCZ");
+}
+
+/// A connection that is closed over unread bytes is reset, and what it was told may be lost.
+#[test]
+fn a_refusal_is_not_followed_by_a_reset() {
+    let bouncer = Bouncer::start(Postgres::shared(), |setup| setup);
+    let early = [msg::packet(msg::SSL_REQUEST, &[]), vec![b'x'; 3000]].concat();
+    for _ in 0..20 {
+        let mut socket = TcpStream::connect(("127.0.0.1", bouncer.port)).expect("connect");
+        socket.write_all(&early).expect("send");
+        let mut told = Vec::new();
+        socket.read_to_end(&mut told).expect("an end, and not a reset");
+        assert!(String::from_utf8_lossy(&told).contains("received unencrypted data after SSL request"));
+    }
 }
 
 mod beyond_pgbouncer {
