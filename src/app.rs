@@ -33,6 +33,7 @@ use crate::server::connect::Connector;
 use crate::server::parameters::Tracked;
 use crate::succession::Succession;
 use crate::take::{self, TakeError, Taking};
+use crate::takeover::record::Ask;
 
 /// Threads beside the data path: console, logins to servers, timers.
 const CONTROL_THREADS: usize = 2;
@@ -238,10 +239,7 @@ impl App {
             let asked = tokio::select! {
                 Some(command) = received.recv() => self.carry_out(command, &mut succession, &accepting),
                 signal = signals.next() => self.on_signal(signal).map(|how| (how, None)),
-                event = succession.next() => {
-                    succession.act(event, &mut accepting).await;
-                    None
-                }
+                event = succession.next() => succession.act(event, &mut accepting).await.map(|how| (how, None)),
                 _ = look.tick(), if self.is_looking() || succession.is_draining() => {
                     self.resume_if_alone();
                     None
@@ -254,7 +252,7 @@ impl App {
                     self.crew.go_on();
                 }
                 self.pools.begin_shutdown(how);
-                succession.say_bye().await;
+                succession.say_bye(Some(how)).await;
                 accepting.close_tcp().await;
                 if let Some(answer) = answer {
                     // The console may be gone by now.
@@ -364,6 +362,7 @@ impl App {
             SIGNAL_PAUSE => {
                 log_at!(Log, "got SIGUSR1, pausing all activity");
                 self.pools.pause(None);
+                self.tell_elder(Ask::Pause { database: None });
             }
             _ if is_ending => log_at!(Log, "got SIGUSR2 while shutting down, ignoring"),
             _ if self.pools.set_suspended(false) => {
@@ -373,10 +372,17 @@ impl App {
             _ if self.pools.is_paused() => {
                 log_at!(Log, "got SIGUSR2, continuing from PAUSE");
                 self.pools.resume(None);
+                self.tell_elder(Ask::Resume { database: None });
             }
             _ => log_at!(Log, "got SIGUSR2, but not paused/suspended"),
         }
         None
+    }
+
+    /// The same for the clients of the process before.
+    fn tell_elder(&self, ask: Ask) {
+        let pools = Arc::clone(&self.pools);
+        tokio::spawn(async move { pools.elder.ask(ask).await });
     }
 
     /// Reads the configuration again and puts it in force, or leaves everything as it is. Returns what

@@ -2,6 +2,7 @@
 //! [`crate::takeover`] for what is said.
 
 use std::collections::{BTreeMap, HashSet, VecDeque};
+use std::convert::Infallible;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
@@ -12,15 +13,17 @@ use tokio::net::UnixStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use crate::client::carry_out_for_successor;
+use crate::control::{Doomed, Shutdown};
 use crate::crew::Crew;
 use crate::log::log_at;
+use crate::pools::entries::Database;
 use crate::pools::handover::parcel;
 use crate::pools::stats::Totals;
 use crate::pools::{Pools, ServerPool};
 use crate::relay;
 use crate::server::Server;
-use crate::takeover::channel::{Message, Reader, Writer, channel, invalid};
-use crate::takeover::record::{Bytes, CancelDone, CancelRecord, Hello, StatementRecord};
+use crate::takeover::channel::{Reader, Writer, channel, invalid};
+use crate::takeover::record::{AnswerRecord, Ask, AskRecord, Bytes, Hello, StatementRecord};
 use crate::takeover::{Carried, Given, Giver, Parcel, tag};
 
 /// For so long the new process may prepare itself.
@@ -40,6 +43,8 @@ const LATE_AFTER: u32 = 250;
 pub(crate) enum Event {
     /// It is ready to accept; answered when this process has stopped to.
     Ready(oneshot::Sender<()>),
+    /// It ends, and this process is to end like that, too.
+    Shutdown(Shutdown),
     Over(Outcome),
 }
 
@@ -85,7 +90,7 @@ impl Giving {
         tokio::spawn(async move {
             let outcome = give(&inventory, writer, reader, &events, finishing).await;
             inventory.crew.give(None);
-            inventory.pools.set_giving(false);
+            inventory.pools.set_giver(None);
             // Nobody listens only when the process ends.
             let _ = events.send(Event::Over(outcome)).await;
         });
@@ -122,7 +127,15 @@ async fn give(
     }
     let Inventory { pools, crew, .. } = inventory;
     let (giver, parcels) = Giver::new();
-    let (cancels, canceled) = mpsc::unbounded_channel();
+    let (answers, answered) = mpsc::unbounded_channel();
+    let asked = |AskRecord { number, ask }| {
+        let (pools, crew, answers) = (Arc::clone(pools), Arc::clone(crew), answers.clone());
+        tokio::spawn(async move {
+            let is_done = carry_out(pools, crew, ask).await;
+            // The other process may be gone.
+            let _ = answers.send(AnswerRecord { number, is_done });
+        });
+    };
     let under_way = Arc::new(UnderWay::default());
     let deal = Deal {
         pools,
@@ -134,19 +147,23 @@ async fn give(
         coming: BTreeMap::new(),
         counted: BTreeMap::new(),
     };
-    pools.set_giving(true);
+    pools.set_giver(Some(giver.clone()));
     crew.give(Some(&giver));
-    let mut listening = pin!(listen(pools, reader, &under_way, cancels));
-    let outcome = tokio::select! {
+    let outcome = conclude(deal.run(parcels, answered, finishing), listen(reader, &under_way, asked, events)).await;
+    under_way.lose();
+    outcome
+}
+
+async fn conclude(dealt: impl Future<Output = io::Result<()>>, listening: impl Future<Output = Outcome>) -> Outcome {
+    let mut listening = pin!(listening);
+    tokio::select! {
         outcome = &mut listening => outcome,
-        dealt = deal.run(parcels, canceled, finishing) => match dealt {
+        dealt = dealt => match dealt {
             Ok(()) => Outcome::Finished,
             // What it has acknowledged is its own, however it has ended: so it is heard to its end.
             Err(_) => listening.await,
         },
-    };
-    under_way.lose();
-    outcome
+    }
 }
 
 /// Tells the new process what it needs to get ready, and waits until it is.
@@ -234,7 +251,7 @@ impl Deal<'_> {
     async fn run(
         mut self,
         mut parcels: mpsc::Receiver<Parcel>,
-        mut canceled: mpsc::UnboundedReceiver<CancelDone>,
+        mut answered: mpsc::UnboundedReceiver<AnswerRecord>,
         mut finishing: oneshot::Receiver<()>,
     ) -> io::Result<()> {
         self.writer.send(tag::STATE, &self.pools.state_record(), &[]).await?;
@@ -248,7 +265,7 @@ impl Deal<'_> {
         loop {
             tokio::select! {
                 Some(parcel) = parcels.recv() => self.send_parcel(parcel).await?,
-                Some(done) = canceled.recv() => self.writer.send(tag::CANCEL_DONE, &done, &[]).await?,
+                Some(answer) = answered.recv() => self.writer.send(tag::ANSWER, &answer, &[]).await?,
                 _ = look.tick() => {
                     self.send_spare().await?;
                     self.send_coming().await?;
@@ -278,7 +295,16 @@ impl Deal<'_> {
 
     async fn send_parcel(&mut self, parcel: Parcel) -> io::Result<()> {
         let Parcel { carried, statements, fds, answer } = parcel;
-        let Carried::Client(record) = &carried else { return Ok(()) };
+        let record = match carried {
+            Carried::Client(record) => record,
+            Carried::Arrival { is_proxied } => {
+                let place = self.place().await?;
+                self.under_way.push(Sent::Client(answer), place);
+                return self.writer.send(tag::ARRIVAL, &is_proxied, &fds).await;
+            }
+            // These are not given by sessions.
+            Carried::Server(_) => return Ok(()),
+        };
         if !self.known_pools.contains(&record.pool) {
             self.send_pools().await?;
         }
@@ -290,7 +316,7 @@ impl Deal<'_> {
         self.send_statements(&statements).await?;
         let place = self.place().await?;
         self.under_way.push(Sent::Client(answer), place);
-        self.writer.send(tag::CLIENT, &**record, &fds).await
+        self.writer.send(tag::CLIENT, &*record, &fds).await
     }
 
     /// Tells of all pools that the new process does not know.
@@ -387,48 +413,123 @@ fn coming(pools: &Pools) -> BTreeMap<u64, u32> {
 
 /// Hears the new process out.
 async fn listen(
-    pools: &Arc<Pools>,
     mut reader: Reader,
     under_way: &UnderWay,
-    cancels: mpsc::UnboundedSender<CancelDone>,
+    asked: impl Fn(AskRecord),
+    events: &mpsc::Sender<Event>,
 ) -> Outcome {
     let mut has_said_bye = false;
-    loop {
-        let heard = match reader.next().await {
-            Ok(message) => hear(pools, &message, under_way, &cancels, &mut has_said_bye),
-            Err(e) => Err(e),
-        };
-        match heard {
-            Ok(()) => {}
-            Err(_) if has_said_bye => return Outcome::Bye,
-            Err(e) => return Outcome::Lost(e),
+    let heard: io::Result<Infallible> = async {
+        loop {
+            let message = reader.next().await?;
+            match message.tag {
+                tag::ACK if under_way.acknowledge() => {}
+                tag::ASK => asked(message.record()?),
+                tag::BYE => {
+                    has_said_bye = true;
+                    match message.record::<Option<Shutdown>>()? {
+                        Some(how) => {
+                            let _ = events.send(Event::Shutdown(how)).await;
+                        }
+                        None => log_at!(
+                            Log,
+                            "the clients that are left stay here: another process takes over from the next"
+                        ),
+                    }
+                }
+                other => return Err(invalid(other)),
+            }
         }
+    }
+    .await;
+    match heard {
+        Ok(never) => match never {},
+        Err(_) if has_said_bye => Outcome::Bye,
+        Err(e) => Outcome::Lost(e),
     }
 }
 
-fn hear(
-    pools: &Arc<Pools>,
-    message: &Message,
-    under_way: &UnderWay,
-    cancels: &mpsc::UnboundedSender<CancelDone>,
-    has_said_bye: &mut bool,
-) -> io::Result<()> {
-    match message.tag {
-        tag::ACK if under_way.acknowledge() => {}
-        tag::CANCEL => {
-            let CancelRecord { number, key } = message.record()?;
-            let (pools, cancels) = (Arc::clone(pools), cancels.clone());
-            tokio::spawn(async move {
-                let is_known = carry_out_for_successor(pools, key).await;
-                // The other process may be gone.
-                let _ = cancels.send(CancelDone { number, is_known });
-            });
+/// Does what the new process was told, for the clients that are left; false if that is about nothing here.
+async fn carry_out(pools: Arc<Pools>, crew: Arc<Crew>, ask: Ask) -> bool {
+    let name = match &ask {
+        Ask::Cancel { key } => return carry_out_for_successor(pools, key.clone()).await,
+        Ask::Pause { database } | Ask::Resume { database } | Ask::Kill { database } | Ask::Reconnect { database } => {
+            database.clone()
         }
-        tag::BYE => {
-            log_at!(Log, "the process that has taken over is ending; the clients that are left stay here");
-            *has_said_bye = true;
-        }
-        other => return Err(invalid(other)),
+    };
+    let found = pools.databases().into_iter().find(|database| Some(&database.name) == name.as_ref());
+    if name.is_some() && found.is_none() {
+        return false;
     }
-    Ok(())
+    let database = found.as_deref();
+    // First the one before this.
+    pools.elder.ask(ask.clone()).await;
+    match ask {
+        Ask::Pause { .. } => {
+            pools.pause(database);
+            let is_paused = || database.map_or(pools.is_paused(), Database::is_paused);
+            while is_paused() && pools.in_use(database) > 0 {
+                tokio::time::sleep(LOOK).await;
+            }
+        }
+        Ask::Resume { .. } => {
+            let _ = pools.resume(database) || database.is_none() && pools.resume_killed();
+        }
+        Ask::Reconnect { .. } => pools.reconnect(database),
+        Ask::Kill { .. } => {
+            pools.kill(database);
+            let mut killed = crew.kill(&name.map_or(Doomed::All, Doomed::OfDatabase));
+            while killed.recv().await.is_some() {}
+        }
+        Ask::Cancel { .. } => {}
+    }
+    true
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What has become of two clients that were sent to a process which acknowledges one, and then does `more`.
+    async fn after(more: impl AsyncFnOnce(&Writer)) -> (Outcome, [Option<Given>; 2]) {
+        let (ours, theirs) = UnixStream::pair().unwrap();
+        let ((_writer, reader), (writer, _)) = (channel(ours), channel(theirs));
+        let (under_way, room) = (UnderWay::default(), Arc::new(Semaphore::new(2)));
+        let mut answers = Vec::new();
+        for _ in 0..2 {
+            let (answer, answered) = oneshot::channel();
+            under_way.push(Sent::Client(answer), Arc::clone(&room).acquire_owned().await.unwrap());
+            answers.push(answered);
+        }
+        writer.send(tag::ACK, &(), &[]).await.unwrap();
+        more(&writer).await;
+        drop(writer);
+        let (events, _received) = mpsc::channel(2);
+        let dealt = async { Err(io::ErrorKind::BrokenPipe.into()) };
+        let outcome = conclude(dealt, listen(reader, &under_way, |_| {}, &events)).await;
+        under_way.lose();
+        (outcome, [answers.remove(0).try_recv().ok(), answers.remove(0).try_recv().ok()])
+    }
+
+    #[tokio::test]
+    async fn what_was_acknowledged_is_gone_however_the_other_process_ends() {
+        // Which of the two ends of a takeover is seen first is a matter of luck.
+        for _ in 0..20 {
+            let (outcome, given) = after(async |_| {}).await;
+            assert!(matches!(outcome, Outcome::Lost(_)));
+            assert_eq!(given, [Some(Given::Taken), None]);
+            let (outcome, given) = after(async |writer| {
+                writer.send(tag::BYE, &None::<Shutdown>, &[]).await.unwrap();
+            })
+            .await;
+            assert!(matches!(outcome, Outcome::Bye));
+            assert_eq!(given, [Some(Given::Taken), None]);
+        }
+    }
+
+    #[tokio::test]
+    async fn what_makes_no_sense_ends_it() {
+        let (outcome, _) = after(async |writer| writer.send(b'?', &(), &[]).await.unwrap()).await;
+        assert!(matches!(outcome, Outcome::Lost(e) if e.kind() == io::ErrorKind::InvalidData));
+    }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use pgweir_proto::client_error::ClientError;
 use pgweir_proto::sqlstate::SqlStates;
+use socket2::{Domain, Socket};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinSet;
 
@@ -133,6 +134,21 @@ impl Accepting {
         let unix = self.listeners.unix.iter().map(|socket| (socket.listener.as_fd(), false));
         tcp.chain(unix).map(|(fd, is_proxied)| Ok((fd.try_clone_to_owned()?, is_proxied))).collect()
     }
+}
+
+/// A connection that the process before has accepted, and that nothing has come on.
+pub(crate) fn place(fd: OwnedFd, is_proxied: bool, clients: &Clients, crew: &Crew) {
+    let socket = Socket::from(fd);
+    let placed = || {
+        if socket.domain()? == Domain::UNIX {
+            let port = clients.pools.config().settings.listen_port;
+            return place_unix(UnixStream::from_std(socket.into())?, port, clients, crew);
+        }
+        let stream = TcpStream::from_std(socket.into())?;
+        let peer = stream.peer_addr()?;
+        place_tcp(stream, peer, is_proxied, clients, crew)
+    };
+    report(placed());
 }
 
 fn place_tcp(stream: TcpStream, peer: SocketAddr, is_proxied: bool, clients: &Clients, crew: &Crew) -> io::Result<()> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use pgweir_proto::client_error::ClientError;
 
 use crate::client::Clients;
+use crate::control::Shutdown;
 use crate::crew::Crew;
 use crate::give::{Event, Giving, Inventory, Outcome};
 use crate::log::log_at;
@@ -93,11 +94,16 @@ impl Succession {
         }
     }
 
-    pub(crate) async fn act(&mut self, event: Event, accepting: &mut Accepting) {
+    /// Returns how this process is to end, if it is.
+    pub(crate) async fn act(&mut self, event: Event, accepting: &mut Accepting) -> Option<Shutdown> {
+        if let Event::Shutdown(how) = event {
+            log_at!(Log, "the process that has taken over is told to end, and this one with it");
+            return Some(how);
+        }
         let state = std::mem::replace(&mut self.state, State::Alone);
         self.state = match (event, state) {
             (Event::Ready(stopped), State::Offering(giving)) => {
-                self.say_bye().await;
+                self.say_bye(None).await;
                 accepting.stop().await;
                 // If it is gone, that will be told.
                 let _ = stopped.send(());
@@ -117,8 +123,9 @@ impl Succession {
                 self.resume(accepting);
                 State::Alone
             }
-            (Event::Ready(_) | Event::Over(Outcome::Bye), state) => state,
+            (Event::Ready(_) | Event::Shutdown(_) | Event::Over(Outcome::Bye), state) => state,
         };
+        None
     }
 
     fn drain(&self, giving: Giving) -> State {
@@ -173,10 +180,10 @@ impl Succession {
         false
     }
 
-    /// This process ends, or gives all to another: the one before it must not take that for a crash.
-    pub(crate) async fn say_bye(&mut self) {
+    /// This process ends, or gives all to another (`None`): the one before it must not take that for a crash.
+    pub(crate) async fn say_bye(&mut self, how: Option<Shutdown>) {
         if let Some(taker) = self.taker.take() {
-            taker.say_bye().await;
+            taker.say_bye(how).await;
         }
     }
 }

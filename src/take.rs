@@ -20,17 +20,19 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::client::Clients;
 use crate::client::handover::{adopt, turn_away};
+use crate::control::Shutdown;
 use crate::crew::Crew;
 use crate::log::log_at;
 use crate::net::listener::{Inherited, ListenError, Listeners, UnixName};
 use crate::pools::handover::{AdoptedPool, ElderPool};
 use crate::pools::stats::Totals;
 use crate::relay::{self, Dialect, Statement};
+use crate::serve;
 use crate::takeover::channel::{Message, Reader, Writer, channel, invalid};
 use crate::takeover::record::{
-    CancelDone, CancelRecord, ClientRecord, Hello, PoolRecord, ServerRecord, StatementRecord,
+    AnswerRecord, AskRecord, ClientRecord, Hello, PoolRecord, ServerRecord, StatementRecord,
 };
-use crate::takeover::{ElderCancel, FORMAT, tag};
+use crate::takeover::{ElderAsk, FORMAT, tag};
 
 /// For so long the old process may take for each of its answers.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
@@ -38,8 +40,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(10);
 /// Nobody waits longer for a goodbye to be said.
 const BYE_TIMEOUT: Duration = Duration::from_secs(1);
 
-/// Cancel requests on their way to the old process at once.
-const CANCELS_MAX: usize = 1024;
+/// So much is on its way to be asked of the old process at once, cancel requests mostly.
+const ASKS_MAX: usize = 1024;
 
 /// The console's own user, whom the owner of the process needs no password for.
 const CONSOLE_USER: &str = "pgbouncer";
@@ -180,7 +182,7 @@ impl Taking {
             is_like,
             pools: HashMap::new(),
             statements: HashMap::new(),
-            cancels: HashMap::new(),
+            asks: HashMap::new(),
             taken: (0, 0),
         };
         let committed = async {
@@ -197,8 +199,8 @@ impl Taking {
         committed.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into())).map_err(TakeError::Broken)?;
         log_at!(Log, "taking over from process {}", hello.pid);
         let (bye, is_bye) = oneshot::channel();
-        let (cancels, asked) = mpsc::channel(CANCELS_MAX);
-        pools.elder.set(Some(cancels));
+        let (asks, asked) = mpsc::channel(ASKS_MAX);
+        pools.elder.set(Some(asks));
         tokio::spawn(legacy.run(hello.pid, asked, is_bye));
         Ok(Taker { bye })
     }
@@ -206,16 +208,18 @@ impl Taking {
 
 /// A takeover after its commit.
 pub(crate) struct Taker {
-    /// Answered when it was said.
-    bye: oneshot::Sender<oneshot::Sender<()>>,
+    bye: oneshot::Sender<Bye>,
 }
 
+/// How this process ends, if it does, and what is answered when that was said.
+type Bye = (Option<Shutdown>, oneshot::Sender<()>);
+
 impl Taker {
-    /// This process ends, or another takes over from it: the one before must not think that it has to help.
-    pub(crate) async fn say_bye(self) {
+    /// This process ends, or another takes over from it (`None`): the one before must not think that it has to help.
+    pub(crate) async fn say_bye(self, how: Option<Shutdown>) {
         let (said, is_said) = oneshot::channel();
         // That process may be gone already.
-        if self.bye.send(said).is_ok() {
+        if self.bye.send((how, said)).is_ok() {
             let _ = tokio::time::timeout(BYE_TIMEOUT, is_said).await;
         }
     }
@@ -233,21 +237,16 @@ struct Legacy {
     pools: HashMap<u64, Option<ElderPool>>,
     /// All that it has told of, for as long as it is there.
     statements: HashMap<u64, Arc<Statement>>,
-    /// Cancel requests that it was asked to carry out.
-    cancels: HashMap<u64, oneshot::Sender<bool>>,
+    /// What it was asked and has not answered.
+    asks: HashMap<u64, oneshot::Sender<bool>>,
     /// Clients and servers, for the log.
     taken: (u64, u64),
 }
 
 impl Legacy {
-    async fn run(
-        mut self,
-        pid: u32,
-        mut asked: mpsc::Receiver<ElderCancel>,
-        is_bye: oneshot::Receiver<oneshot::Sender<()>>,
-    ) {
+    async fn run(mut self, pid: u32, mut asked: mpsc::Receiver<ElderAsk>, is_bye: oneshot::Receiver<Bye>) {
         let mut is_bye = Some(is_bye);
-        let mut last_cancel = 0;
+        let mut last_ask = 0;
         let ended = loop {
             let said_bye = async {
                 match &mut is_bye {
@@ -261,15 +260,16 @@ impl Legacy {
                     Ok(message) => self.take(message).await,
                     Err(e) => Err(e),
                 },
-                Some(ElderCancel { key, done }) = asked.recv() => {
-                    last_cancel += 1;
-                    self.cancels.insert(last_cancel, done);
-                    self.writer.send(tag::CANCEL, &CancelRecord { number: last_cancel, key }, &[]).await
+                Some(ElderAsk { ask, answer }) = asked.recv() => {
+                    last_ask += 1;
+                    self.asks.insert(last_ask, answer);
+                    self.writer.send(tag::ASK, &AskRecord { number: last_ask, ask }, &[]).await
                 }
                 said = said_bye => {
                     is_bye = None;
-                    let sent = self.writer.send(tag::BYE, &(), &[]).await;
-                    let _ = said.map(|said| said.send(()));
+                    let Some((how, said)) = said else { continue };
+                    let sent = self.writer.send(tag::BYE, &how, &[]).await;
+                    let _ = said.send(());
                     sent
                 }
             };
@@ -286,7 +286,7 @@ impl Legacy {
             Ok(()) => log_at!(Log, "takeover from process {pid} is finished: {clients} clients, {servers} servers"),
             Err(e) => {
                 // Whatever is wrong between the two, the old process must not accept beside this one.
-                let _ = self.writer.send(tag::BYE, &(), &[]).await;
+                let _ = self.writer.send(tag::BYE, &None::<Shutdown>, &[]).await;
                 log_at!(Error, "process {pid} is gone ({e}) after {clients} clients and {servers} servers");
             }
         }
@@ -326,11 +326,16 @@ impl Legacy {
                 self.take_server(message.record()?, fd).await?;
                 self.taken.1 += 1;
             }
-            tag::CANCEL_DONE => {
-                let CancelDone { number, is_known } = message.record()?;
-                if let Some(done) = self.cancels.remove(&number) {
+            tag::ARRIVAL => {
+                let (is_proxied, fd) = (message.record()?, self.reader.fd()?);
+                self.writer.send(tag::ACK, &(), &[]).await?;
+                serve::place(fd, is_proxied, &self.clients, &self.crew);
+            }
+            tag::ANSWER => {
+                let AnswerRecord { number, is_done } = message.record()?;
+                if let Some(answer) = self.asks.remove(&number) {
                     // Whoever has asked may not wait any more.
-                    let _ = done.send(is_known);
+                    let _ = answer.send(is_done);
                 }
             }
             other => return Err(invalid(other)),

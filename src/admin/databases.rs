@@ -10,6 +10,7 @@ use super::session::{Answer, Session};
 use crate::log::log_at;
 use crate::pools::Pools;
 use crate::pools::entries::Database;
+use crate::takeover::record::Ask;
 
 /// The database that a command is about; the `*` entry may make it.
 pub(super) fn named(pools: &Pools, verb: &'static str, name: &str) -> Result<Arc<Database>, AdminError> {
@@ -35,13 +36,13 @@ pub(super) fn log_issued(verb: &str, name: &str) {
 }
 
 /// RECONNECT: servers are replaced as soon as they are free.
-pub(super) fn reconnect(session: &Session, name: &str) -> Answer {
+pub(super) async fn reconnect(session: &Session, name: &str) -> Answer {
     session.require_admin()?;
     log_issued("RECONNECT", name);
     let pools = &session.console.pools;
     let database = if name.is_empty() { None } else { Some(named(pools, "reconnect", name)?) };
-    let is_meant = |found: &Database| database.as_ref().is_none_or(|database| database.name == found.name);
-    pools.pools().iter().filter(|pool| is_meant(&pool.database)).for_each(|pool| pool.make_obsolete());
+    pools.reconnect(database.as_deref());
+    pools.elder.ask(Ask::Reconnect { database: database.map(|database| Arc::clone(&database.name)) }).await;
     Ok(Reply::done("RECONNECT"))
 }
 

@@ -10,6 +10,7 @@ use super::reply::Reply;
 use super::session::{Answer, LOOK_EVERY, Session};
 use super::show::sockets::int4;
 use crate::control::{Command, Doomed};
+use crate::takeover::record::Ask;
 
 /// A session that was told ends at once, unless its client cannot be reached.
 const END_MAX: Duration = Duration::from_secs(1);
@@ -30,6 +31,9 @@ pub(super) async fn kill(session: &mut Session, name: &str) -> Answer {
         pools.kill(Some(&database));
         Doomed::OfDatabase(database.name.clone())
     };
+    // First those that may be about to come here.
+    let of_elder = (!name.is_empty()).then(|| name.into());
+    pools.elder.ask(Ask::Kill { database: of_elder }).await;
     end(session, doomed).await;
     Ok(Reply::done("KILL"))
 }

@@ -12,6 +12,7 @@ use super::reply::Reply;
 use super::session::{Answer, LOOK_EVERY, Session, Stop};
 use crate::control::Command;
 use crate::pools::entries::Database;
+use crate::takeover::record::Ask;
 
 /// PAUSE: no more servers are handed out; answered when none is in use any more. If the client
 /// goes away before, the pause stays.
@@ -24,18 +25,25 @@ pub(super) async fn pause(session: &mut Session, name: &str) -> Answer {
     log_issued("PAUSE", name);
     let database = if name.is_empty() { None } else { Some(named(&pools, "pause", name)?) };
     pools.pause(database.as_deref());
+    let name = database.as_ref().map(|database| Arc::clone(&database.name));
+    let elder = {
+        let (pools, database) = (Arc::clone(&pools), name.clone());
+        tokio::spawn(async move { pools.elder.ask(Ask::Pause { database }).await })
+    };
     let database = database.as_deref();
     let waited = session.wait_until(|| {
         // Somebody else's RESUME.
         if !database.map_or(pools.is_paused(), Database::is_paused) {
             return Err(not_paused(database.map(|database| &*database.name)));
         }
-        Ok(pools.in_use(database) == 0)
+        // In this order: what comes from the process before was in use there until it is here.
+        Ok(elder.is_finished() && pools.in_use(database) == 0)
     });
     match waited.await {
         Ok(()) => Ok(Reply::done("PAUSE")),
         Err(Stop::Canceled) if pools.shutdown().is_none() => {
             pools.resume(database);
+            pools.elder.ask(Ask::Resume { database: name }).await;
             Err(Stop::Canceled)
         }
         Err(stop) => Err(stop),
@@ -78,10 +86,11 @@ fn not_paused(name: Option<&str>) -> AdminError {
 }
 
 /// RESUME after PAUSE, KILL or SUSPEND.
-pub(super) fn resume(session: &Session, name: &str) -> Answer {
+pub(super) async fn resume(session: &Session, name: &str) -> Answer {
     session.require_admin()?;
     log_issued("RESUME", name);
     let pools = &session.console.pools;
+    let mut of_elder = None;
     if name.is_empty() {
         if pools.shutdown().is_some() {
             return Err(AdminError::ShuttingDown.into());
@@ -96,6 +105,8 @@ pub(super) fn resume(session: &Session, name: &str) -> Answer {
         if !is_paused {
             return Err(not_paused(Some(name)).into());
         }
+        of_elder = Some(name.into());
     }
+    pools.elder.ask(Ask::Resume { database: of_elder }).await;
     Ok(Reply::done("RESUME"))
 }

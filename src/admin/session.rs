@@ -292,7 +292,7 @@ impl Session {
             let pools = Arc::clone(&self.console.pools);
             tokio::select! {
                 read = self.read() => read?,
-                () = pools.giving() => return Err(End::TakenOver),
+                _ = pools.giver() => return Err(End::TakenOver),
             }
         }
     }

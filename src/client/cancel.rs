@@ -16,6 +16,10 @@ use crate::pools::{Peer, Pools};
 use crate::registry::{CancelInfo, CancelTarget, ClientInfo, Ends, Listed};
 use crate::server::cancel;
 use crate::server::connect::ends;
+use crate::takeover::record::Ask;
+
+/// How often it is looked whether a client that leaves has left.
+const LEFT_LOOK: Duration = Duration::from_millis(1);
 
 /// A cancel request and the connection that it came on. That gets no answer, since one would
 /// tell a stranger which keys are good, but is closed when all is done: so an honest asker knows
@@ -37,11 +41,15 @@ pub(crate) async fn carry_out_for_successor(pools: Arc<Pools>, key: CancelKey) -
     let (id, connect_us) = (pools.registry.next_id(), clock::now_us());
     let ends = Ends::Unix { port: pools.config().settings.listen_port, peer_pid: None };
     let request = CancelRequest { pools, key, id, ends, tls: None, connect_us, _held: None };
-    match request.forward().await {
-        Err(GivenUp::UnknownKey | GivenUp::Left) => false,
-        outcome => {
-            request.conclude(outcome);
-            true
+    loop {
+        match request.forward().await {
+            Err(GivenUp::UnknownKey) => return false,
+            // Soon it is there, or stays.
+            Err(GivenUp::Left) => tokio::time::sleep(LEFT_LOOK).await,
+            outcome => {
+                request.conclude(outcome);
+                return true;
+            }
         }
     }
 }
@@ -120,7 +128,7 @@ impl CancelRequest {
         let peer_id = u32::from(self.key.peer_id());
         let find = || registry.client_with(&self.key).or_else(as_given_out);
         let mut found = find();
-        if found.is_none() && self.pools.elder.cancel(&self.key).await {
+        if found.is_none() && self.pools.elder.ask(Ask::Cancel { key: self.key.clone() }).await {
             return Ok(());
         }
         // If it was on its way here, it has come meanwhile.

@@ -24,7 +24,7 @@ use crate::relay::{Names, NamesParts, Statement, Unnamed};
 use crate::server::Server;
 use crate::server::parameters::Parameters;
 use crate::takeover::record::{Bytes, ClientRecord, UnnamedRecord};
-use crate::takeover::{Carried, Given};
+use crate::takeover::{Carried, Given, Giver};
 use crate::worker::{Placed, Worker};
 
 impl Session {
@@ -136,6 +136,14 @@ impl Session {
             self.member.pool.gave_away(server);
         }
     }
+}
+
+/// A connection that nothing has come on goes to the other process, which does with it as if it had just come; false
+/// if it cannot.
+pub(super) async fn give_arrival(giver: Giver, stream: &Stream, is_proxied: bool) -> bool {
+    let Some(place) = giver.place().await else { return false };
+    let Ok(fd) = stream.duplicate() else { return false };
+    place.give(Carried::Arrival { is_proxied }, Vec::new(), vec![fd]).await == Given::Taken
 }
 
 /// A client of the process before, on its way to a worker.

@@ -28,6 +28,7 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use pgweir_config::Settings;
 use pgweir_proto::sqlstate::SqlStates;
@@ -167,13 +168,8 @@ pub(crate) async fn serve(clients: Arc<Clients>, worker: Rc<Worker>, arrival: Ar
         Ok(stream) => stream,
         Err(e) => return log_at!(Warning, "client at {ends} cannot be served: {e}"),
     };
-    // A login takes some KB, which somebody who says nothing does not get.
-    let limit = clients.pools.config().settings.client_login_timeout;
-    if limit.is_zero() {
-        stream.readable().await;
-    } else {
-        // If it is too late, the login says so.
-        let _ = tokio::time::timeout(limit, stream.readable()).await;
+    if is_given_away(&clients, &stream, is_proxied).await {
+        return;
     }
     let newcomer = Newcomer { stream, ends, is_proxied, slot, place, connect_us };
     // Tasks of their own: what a phase needed is given back before the next.
@@ -186,4 +182,22 @@ pub(crate) async fn serve(clients: Arc<Clients>, worker: Rc<Worker>, arrival: Ar
             });
         }
     });
+}
+
+/// A login takes some KB, which somebody who says nothing does not get. Waits until something has come, or it is too late,
+/// as the login will say; true: the connection is another process' by then.
+async fn is_given_away(clients: &Clients, stream: &Stream, is_proxied: bool) -> bool {
+    let limit = clients.pools.config().settings.client_login_timeout;
+    let limit = if limit.is_zero() { Duration::MAX } else { limit };
+    let mut heard = pin!(tokio::time::timeout(limit, stream.readable()));
+    tokio::select! {
+        _ = &mut heard => false,
+        giver = clients.pools.giver() => {
+            let is_given = handover::give_arrival(giver, stream, is_proxied).await;
+            if !is_given {
+                let _ = heard.await;
+            }
+            is_given
+        }
+    }
 }

@@ -14,8 +14,8 @@ use crate::relay::Statement;
 use crate::server::Server;
 use crate::server::connect::{ServerSecret, Welcome};
 use crate::server::handover::Adopter;
-use crate::takeover::Carried;
 use crate::takeover::record::{DatabaseRecord, Keys, PoolRecord, PoolSecret, ServerRecord, StateRecord};
+use crate::takeover::{Carried, Giver};
 
 /// A pool of the process before.
 pub(crate) struct ElderPool {
@@ -102,18 +102,23 @@ impl Pools {
 
     /// The process gives its clients to another one: it keeps no more servers than clients, and makes none in
     /// advance.
-    pub(crate) fn set_giving(&self, is_giving: bool) {
-        self.giving.send_replace(is_giving);
+    pub(crate) fn set_giver(&self, giver: Option<Giver>) {
+        self.giving.send_replace(giver);
     }
 
     pub(super) fn is_giving(&self) -> bool {
-        *self.giving.borrow()
+        self.giving.borrow().is_some()
     }
 
-    /// Ends when clients are given to another process.
-    pub(crate) async fn giving(&self) {
-        // It ends with the process only.
-        let _ = self.giving.subscribe().wait_for(|is_giving| *is_giving).await;
+    /// Where clients are given, as soon as they are.
+    pub(crate) async fn giver(&self) -> Giver {
+        let mut giving = self.giving.subscribe();
+        let giver = giving.wait_for(Option::is_some).await.ok().and_then(|giver| giver.clone());
+        match giver {
+            Some(giver) => giver,
+            // It ends with the process only.
+            None => std::future::pending().await,
+        }
     }
 }
 

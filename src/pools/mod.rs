@@ -33,7 +33,7 @@ use crate::pool::Quota;
 use crate::registry::Registry;
 use crate::server::connect::Connector;
 use crate::server::parameters::Tracked;
-use crate::takeover::Elder;
+use crate::takeover::{Elder, Giver};
 pub(crate) use dedicated::{Claim, Walsender};
 use ending::Ending;
 pub(crate) use ending::Leaving;
@@ -69,8 +69,8 @@ pub(crate) struct Pools {
     paused: AtomicBool,
     /// SUSPEND, for all who wait for its end.
     suspended: watch::Sender<bool>,
-    /// Another process is taking over.
-    giving: watch::Sender<bool>,
+    /// Another process is taking over; where clients go.
+    giving: watch::Sender<Option<Giver>>,
     /// The process before this one, while it still has clients.
     pub(crate) elder: Elder,
     /// SHUTDOWN has begun: no new clients.
@@ -121,7 +121,7 @@ impl Pools {
             starving: Arc::default(),
             paused: AtomicBool::new(false),
             suspended: watch::Sender::new(false),
-            giving: watch::Sender::new(false),
+            giving: watch::Sender::new(None),
             elder: Elder::default(),
             ending: Ending::default(),
         };
@@ -310,6 +310,11 @@ impl Pools {
             }
         }
         was_paused
+    }
+
+    /// RECONNECT: servers are replaced as soon as they are free.
+    pub(crate) fn reconnect(&self, database: Option<&Database>) {
+        self.pools_of(database).iter().for_each(ServerPool::make_obsolete);
     }
 
     /// Servers that PAUSE still waits for.

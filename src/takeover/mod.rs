@@ -7,11 +7,12 @@
 //!     binds what is missing, starts its workers
 //!     READY  ─────────────────────────────────────▶  stops accepting
 //!     accepts            ◀─────  STATE, POOL..., STATS, COMMIT
-//!                        ◀─────  POOL, STATEMENT, CLIENT, SERVER, COMING, as clients come to rest
-//!     ACK, a client or server each; serves it  ────▶  forgets it
-//!     CANCEL  ────────────────────────────────────▶  looks for the client
-//!                        ◀─────  CANCEL_DONE
-//!     BYE: it ends, but not in need of help  ──────▶  goes on with those that are left, to their end
+//!                        ◀─────  POOL, STATEMENT, CLIENT, SERVER, COMING, ARRIVAL, as clients come to rest
+//!     ACK, a client, server or arrival each  ──────▶  forgets it
+//!     ASK: a cancel request, or what its console
+//!     was told that is about old clients, too  ────▶  does it
+//!                        ◀─────  ANSWER
+//!     BYE: it ends, but not in need of help  ──────▶  goes on with those that are left, or ends as well
 //!                        ◀─────  STATS, FINISHED, and the end of the connection
 //! ```
 //!
@@ -27,11 +28,10 @@ pub(crate) mod record;
 use std::os::fd::OwnedFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use pgweir_proto::cancel::CancelKey;
 use tokio::sync::{mpsc, oneshot};
 
 use crate::relay::Statement;
-use record::{ClientRecord, ServerRecord};
+use record::{Ask, ClientRecord, ServerRecord};
 
 /// The number of the language; only processes of the same can take over from one another.
 pub(crate) const FORMAT: u32 = 2;
@@ -52,12 +52,13 @@ pub(crate) mod tag {
     pub(crate) const SERVER: u8 = b's';
     pub(crate) const COMING: u8 = b'n';
     pub(crate) const STATS: u8 = b'i';
-    pub(crate) const CANCEL_DONE: u8 = b'd';
+    pub(crate) const ARRIVAL: u8 = b'v';
+    pub(crate) const ANSWER: u8 = b'd';
     pub(crate) const FINISHED: u8 = b'f';
 
     pub(crate) const READY: u8 = b'r';
     pub(crate) const ACK: u8 = b'a';
-    pub(crate) const CANCEL: u8 = b'k';
+    pub(crate) const ASK: u8 = b'k';
     pub(crate) const BYE: u8 = b'b';
 }
 
@@ -66,6 +67,10 @@ pub(crate) mod tag {
 pub(crate) enum Carried {
     Client(Box<ClientRecord>),
     Server(Box<ServerRecord>),
+    /// A connection that nothing has come on yet.
+    Arrival {
+        is_proxied: bool,
+    },
 }
 
 /// A client or server on its way.
@@ -95,7 +100,7 @@ pub(crate) enum Given {
 pub(crate) struct Giver(mpsc::Sender<Parcel>);
 
 /// Room for one client, whose further descriptors may be made now.
-pub(crate) struct Place<'a>(mpsc::Permit<'a, Parcel>);
+pub(crate) struct Place(mpsc::OwnedPermit<Parcel>);
 
 impl Giver {
     pub(crate) fn new() -> (Giver, mpsc::Receiver<Parcel>) {
@@ -104,48 +109,67 @@ impl Giver {
     }
 
     /// `None`: there is no other process any more.
-    pub(crate) async fn place(&self) -> Option<Place<'_>> {
-        self.0.reserve().await.ok().map(Place)
+    pub(crate) async fn place(self) -> Option<Place> {
+        self.0.reserve_owned().await.ok().map(Place)
     }
 }
 
-impl Place<'_> {
+impl Place {
     /// To be awaited to its end: only then it is known whose the sockets are.
     pub(crate) async fn give(self, carried: Carried, statements: Vec<Arc<Statement>>, fds: Vec<OwnedFd>) -> Given {
         let (answer, answered) = oneshot::channel();
-        self.0.send(Parcel { carried, statements, fds, answer });
+        // What is sent when nobody receives any more is dropped with the last sender, so this must not be one.
+        drop(self.0.send(Parcel { carried, statements, fds, answer }));
         answered.await.unwrap_or(Given::Lost)
     }
 }
 
-/// A cancel request for a client that the process before this one may still have.
+/// Something for the process before this one to do.
 #[derive(Debug)]
-pub(crate) struct ElderCancel {
-    pub(crate) key: CancelKey,
-    /// Whether it has had the client; dropped when that process is gone.
-    pub(crate) done: oneshot::Sender<bool>,
+pub(crate) struct ElderAsk {
+    pub(crate) ask: Ask,
+    /// Whether it has; dropped when that process is gone.
+    pub(crate) answer: oneshot::Sender<bool>,
 }
 
 /// The process before this one, for as long as it is there.
 #[derive(Debug, Default)]
-pub(crate) struct Elder(Mutex<Option<mpsc::Sender<ElderCancel>>>);
+pub(crate) struct Elder(Mutex<Option<mpsc::Sender<ElderAsk>>>);
 
 impl Elder {
-    fn get(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<ElderCancel>>> {
+    fn get(&self) -> std::sync::MutexGuard<'_, Option<mpsc::Sender<ElderAsk>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(crate) fn set(&self, cancels: Option<mpsc::Sender<ElderCancel>>) {
-        *self.get() = cancels;
+    pub(crate) fn set(&self, asks: Option<mpsc::Sender<ElderAsk>>) {
+        *self.get() = asks;
     }
 
-    /// Has it carry out a cancel request; false if the client is not there.
-    pub(crate) async fn cancel(&self, key: &CancelKey) -> bool {
-        let Some(cancels) = self.get().clone() else { return false };
-        let (done, is_done) = oneshot::channel();
-        if cancels.send(ElderCancel { key: key.clone(), done }).await.is_err() {
+    /// Has it do something; false if that is about nothing that it has, or there is no such process.
+    pub(crate) async fn ask(&self, ask: Ask) -> bool {
+        let Some(asks) = self.get().clone() else { return false };
+        let (answer, answered) = oneshot::channel();
+        if asks.send(ElderAsk { ask, answer }).await.is_err() {
             return false;
         }
-        is_done.await.unwrap_or(false)
+        // As with a parcel.
+        drop(asks);
+        answered.await.unwrap_or(false)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn who_is_given_too_late_is_told() {
+        let (giver, receiver) = Giver::new();
+        let place = giver.clone().place().await.unwrap();
+        drop(receiver);
+        assert!(giver.clone().place().await.is_none());
+        drop(giver);
+        let given = place.give(Carried::Arrival { is_proxied: false }, Vec::new(), Vec::new());
+        assert_eq!(tokio::time::timeout(std::time::Duration::from_secs(5), given).await, Ok(Given::Lost));
     }
 }

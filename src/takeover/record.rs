@@ -10,6 +10,7 @@ use std::sync::Arc;
 use pgweir_config::Secret;
 use pgweir_proto::cancel::{CancelKey, SecretKey};
 
+use crate::control::Shutdown;
 use crate::net::tls::{TlsKeys, TlsSecret, TlsState};
 use crate::registry::{Address, Ends};
 
@@ -305,6 +306,31 @@ pub(crate) enum UnnamedRecord {
 
 choice!(UnnamedRecord { 0: None(), 1: Raw(body), 2: Long(), 3: Shared(id) });
 
+/// What the new process asks of the old one, about the clients that are left there. Without a database: about all.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Cancel {
+        key: CancelKey,
+    },
+    /// Answered when no server is in use any more.
+    Pause {
+        database: Option<Arc<str>>,
+    },
+    Resume {
+        database: Option<Arc<str>>,
+    },
+    Kill {
+        database: Option<Arc<str>>,
+    },
+    Reconnect {
+        database: Option<Arc<str>>,
+    },
+}
+
+choice!(Ask { 0: Cancel(key), 1: Pause(database), 2: Resume(database), 3: Kill(database), 4: Reconnect(database) });
+
+choice!(Shutdown { 0: Immediate(), 1: WaitForServers(), 2: WaitForClients() });
+
 macro_rules! records {
     ($($(#[$doc:meta])* struct $name:ident { $($(#[$field_doc:meta])* $field:ident: $kind:ty,)* })*) => {$(
         $(#[$doc])*
@@ -427,16 +453,16 @@ records! {
         notices: Bytes,
     }
 
-    struct CancelRecord {
+    struct AskRecord {
         /// What the answer refers to.
         number: u64,
-        key: CancelKey,
+        ask: Ask,
     }
 
-    struct CancelDone {
+    struct AnswerRecord {
         number: u64,
-        /// False: no such client is there.
-        is_known: bool,
+        /// False: what it is about is not there.
+        is_done: bool,
     }
 }
 

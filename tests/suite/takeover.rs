@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use crate::support::bouncer::Setup;
+use crate::support::bouncer::{Former, Setup};
 use crate::support::process::limit_open_files;
 use crate::support::{Bouncer, PATIENCE, Postgres, Random, Wire, msg, wait_until};
 
@@ -306,13 +306,92 @@ mod beyond_pgbouncer {
         runs.send(&msg::query("select pg_sleep(1)"));
         bouncer.wait_asleep(pg, 1);
         let mut former = bouncer.reboot();
-        bouncer.signal("QUIT");
+        bouncer.signal("TERM");
         bouncer.wait_exit();
         assert!(runs.answer_of_query().is_ok());
         assert_eq!(runs.one("select 1"), "1");
-        assert!(Wire::try_tcp(bouncer.port).is_ok_and(|mut wire| !wire.try_login("app", "app")));
+        assert!(Wire::try_tcp(bouncer.port).is_err());
         drop(runs);
         former.wait_exit();
+    }
+
+    #[test]
+    fn a_shutdown_is_for_the_old_process_too() {
+        let pg = Postgres::shared();
+        let mut bouncer = start(|setup| setup);
+        let mut runs = bouncer.client();
+        runs.send(&msg::query("select pg_sleep(600)"));
+        bouncer.wait_asleep(pg, 1);
+        let mut former = bouncer.reboot();
+        bouncer.signal("QUIT");
+        bouncer.wait_exit();
+        former.wait_exit();
+        runs.expect_closed();
+    }
+
+    /// A client in a query that the old process waits for.
+    fn left_behind(bouncer: &mut Bouncer) -> (Wire, Former) {
+        let mut runs = bouncer.client();
+        runs.run("begin");
+        runs.send(&msg::query("select pg_sleep(600)"));
+        bouncer.wait_asleep(Postgres::shared(), 1);
+        (runs, bouncer.reboot())
+    }
+
+    #[test]
+    fn commands_are_for_clients_of_the_old_process_too() {
+        let mut bouncer = start(|setup| setup.database("spare", "host=127.0.0.1"));
+        let (mut runs, mut former) = left_behind(&mut bouncer);
+        let mut admin = bouncer.admin();
+        for database in ["", " spare"] {
+            admin.run(&format!("RECONNECT{database}"));
+        }
+        admin.send(&msg::query("PAUSE app"));
+        admin.expect_silence(Duration::from_millis(200));
+        cancel(&bouncer, &runs);
+        assert_canceled(&mut runs);
+        // In its transaction it is in use here by now.
+        former.wait_exit();
+        admin.expect_silence(Duration::from_millis(200));
+        let backend = runs.fails("select pg_backend_pid()").code;
+        assert_eq!(backend, "25P02");
+        runs.run("rollback");
+        admin.answer_of_query().expect("paused");
+        admin.run("RESUME app");
+        runs.run("select 1");
+        let (mut runs, mut former) = left_behind(&mut bouncer);
+        bouncer.admin().run("KILL app");
+        assert_eq!(runs.expect_fatal().message, "database removed");
+        former.wait_exit();
+    }
+
+    #[test]
+    fn obsolete_servers_of_the_old_process_are_not_kept() {
+        let mut bouncer = start(|setup| setup);
+        let (mut runs, mut former) = left_behind(&mut bouncer);
+        bouncer.admin().run("RECONNECT");
+        cancel(&bouncer, &runs);
+        assert_canceled(&mut runs);
+        former.wait_exit();
+        let backend = bouncer.show("SERVERS")[0]["remote_pid"].clone();
+        assert_eq!(bouncer.show("SERVERS")[0]["close_needed"], "1");
+        runs.run("rollback");
+        assert_ne!(runs.backend().to_string(), backend);
+        bouncer.admin().run("WAIT_CLOSE");
+    }
+
+    #[test]
+    fn connections_that_have_said_nothing_go_along() {
+        let mut bouncer = start(|setup| setup.set("tcp_defer_accept", 0));
+        let (mut tcp, mut unix) = (Wire::tcp(bouncer.port), Wire::unix(bouncer.socket_path()));
+        wait_until("both are accepted", PATIENCE, || {
+            bouncer.show("LISTS").iter().any(|row| row["list"] == "login_clients" && row["items"] == "2")
+        });
+        bouncer.reboot().wait_exit();
+        for client in [&mut tcp, &mut unix] {
+            client.login("app", "app", "", &[]).expect("log in");
+            client.run("select 1");
+        }
     }
 
     #[test]
