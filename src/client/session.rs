@@ -324,6 +324,9 @@ impl Session {
 
     pub(super) async fn apply_parameters(&mut self) -> Result<(), End> {
         let Some(server) = &mut self.server else { return Ok(()) };
+        if server.parameters.is_same(&self.parameters) {
+            return Ok(());
+        }
         if let Some(sql) = self.parameters.set_commands(&server.parameters, &self.pools.tracked) {
             server.log_at(Level::Debug, format_args!("varcache_apply: {sql}"));
             let limit = self.pools.config().settings.server_connect_timeout;
