@@ -3,7 +3,7 @@
 # The programs with Rust drivers that the tests run, a workspace of their own.
 RUST_DRIVERS = tests/drivers/rust/Cargo.toml
 
-.PHONY: help run test soak leaks lint fmt bench fuzz deny
+.PHONY: help run test soak leaks lint fmt bench micro instructions fuzz deny
 
 help:
 	@echo 'make run    PostgreSQL with pgweir in front of it, on PORT (6432); Ctrl-C ends both'
@@ -12,7 +12,9 @@ help:
 	@echo 'make leaks  100,000 connections and 10 minutes of load, or PGWEIR_CONNECTS=n, PGWEIR_MIXED_SECONDS=n'
 	@echo 'make lint   formatting and clippy'
 	@echo 'make fmt    format the code'
-	@echo 'make bench  speed and memory beside PgBouncer: the one of Debian, or PGBOUNCER=path'
+	@echo 'make bench  speed and memory beside PgBouncer: the one of Debian, or PGBOUNCER=path; QUICK=1 for a look, see benches/'
+	@echo 'make micro  how long single parts take (criterion); PART=name for some'
+	@echo 'make instructions  whether the relay takes more instructions than recorded; UPDATE=1 records them'
 	@echo 'make fuzz   each decoder and the relay fuzzed for TIME seconds (60), or the TARGET named (needs cargo-fuzz)'
 	@echo 'make deny   licences, sources and advisories of the dependencies (needs cargo-deny)'
 
@@ -45,6 +47,12 @@ fmt:
 
 bench:
 	@scripts/bench.sh
+
+micro:
+	cargo bench -p pgweir-micro --bench parts -- $(PART)
+
+instructions:
+	@scripts/instructions.sh
 
 fuzz:
 	@scripts/fuzz.sh

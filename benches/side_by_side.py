@@ -1,370 +1,311 @@
 #!/usr/bin/env python3
-"""Measures poolers side by side on one machine, in front of one throwaway PostgreSQL.
+"""Measures poolers side by side on one machine, and writes a table in Markdown.
 
-Load: pgbench runs through each pooler in turn, several rounds. Printed are medians over the rounds: transactions per
-second, the pooler's own CPU time per transaction (user and system, from /proc), latency, memory, and their ratios to
-the first pooler in the same round. The ratios are what to quote: the absolute figures are the machine's.
+In each round the poolers take turns at the same work, so a ratio compares what was measured within seconds of each
+other. What is printed is the median over the rounds, of ratios with their range. The ratios are what to quote: the
+absolute figures are the machine's. Beside a ratio stands what pgweir is asked for.
 
-Logins: so many clients log in again and again, by SCRAM-SHA-256 without and with TLS, beside eight that are in and run
-a query now and then. Printed are logins per second, the pooler's CPU time for each, and the latency of the eight's
-queries, before and meanwhile.
+  tps     transactions (logins) per second
+  CPU     the pooler's own time per transaction, user and system, from /proc
+  calls   its system calls per transaction, counted apart from the rounds; - where nothing counts them
+  core    how much of a processor the pooler took: where it is to be the only limit, it should be near 100 %
+  MiB     its resident memory
 
-Memory: so many clients log in, then each runs one query, and stays. Printed is what the pooler's resident memory grew
-by, for each client.
+A pooler is NAME=BINARY, where BINARY takes a pgbouncer.ini; the first is what the others are compared with. "direct",
+the server without a pooler, comes by itself. Example:
 
-A pooler is NAME=BINARY, where BINARY takes a pgbouncer.ini; "direct" is PostgreSQL without one. Example:
+  side_by_side.py pgbouncer=/usr/sbin/pgbouncer pgweir=target/release/pgweir --workloads simple-32,saturated
 
-  side_by_side.py --load 32/8 --load 200/20 --logins 16 --idle 10000 pgbouncer=/usr/sbin/pgbouncer pgweir=target/release/pgweir
-
-The environment reaches the poolers: PGWEIR_WORKERS=1 gives pgweir one worker.
+The environment reaches the poolers: PGWEIR_IO_URING=0 takes that from pgweir.
 """
-import argparse, contextlib, glob, json, os, re, resource, shutil, signal
-import socket, statistics, struct, subprocess, sys, tempfile, time
+import argparse, contextlib, dataclasses, os, statistics, sys, time
 
-PGBIN = os.environ.get("PGBIN") or max(glob.glob("/usr/lib/postgresql/*/bin"), default="")
-TICKS_PER_SEC = os.sysconf("SC_CLK_TCK")
-# Who runs PostgreSQL and the poolers when we are root, which they refuse to be.
-ACCOUNT = "postgres"
-# What pgbench runs: a script, or an option for one of its own.
-WORKS = {
-    "select1": "select 1;\n",
-    "rows": "select i, repeat('x', 50) from generate_series(1, 1000) i;\n",
-    "select": "-S",
-    "tpcb": None,
-}
+import rig
+
+ROWS = "select i, repeat('x', 50) from generate_series(1, 1000) i"
 
 
-def unprivileged(command):
-    if os.getuid() != 0:
-        return command
-    return ["setpriv", f"--reuid={ACCOUNT}", f"--regid={ACCOUNT}", "--init-groups", "--", *command]
+@dataclasses.dataclass(frozen=True)
+class Workload:
+    title: str
+    # At work at once, and the size of the pool.
+    clients: int
+    servers: int
+    # Who makes the load: pgbench, load (pgweir-load) or logins (the same).
+    driver: str = "pgbench"
+    # What pgbench runs, and what the driver is told besides.
+    script: str = "select 1"
+    options: tuple = ()
+    # All that are connected; None: those at work.
+    connected: int | None = None
+    tls: bool = False
+    # What the pooler knows of the users who log in by SCRAM: password or verifier. None: everybody is trusted.
+    scram: str | None = None
+    # None: as many as asked for.
+    workers: str | None = None
+    # The pooler has a processor to itself, and a server behind it that answers at once.
+    alone: bool = False
+    # Asked of tps at least, of CPU and p99 at most, as ratios to the first pooler.
+    asked: tuple = (None, None, None)
 
 
-def make_dir(path):
-    os.mkdir(path)
-    if os.getuid() == 0:
-        shutil.chown(path, ACCOUNT, ACCOUNT)
-    return path
+def workloads(args):
+    extended, prepared = ("-M", "extended"), ("-M", "prepared")
+    connects = ("-C", "-j", "8")
+    return {
+        "simple-32": Workload("select 1", 32, 8, asked=(1.35, .65, .75)),
+        "simple-200": Workload("select 1", 200, 20, asked=(1.35, .65, .75)),
+        "simple-8": Workload("select 1", 8, 8, asked=(1.15, .75, .85)),
+        "simple-1": Workload("select 1", 1, 1, asked=(1.0, .95, 1.0)),
+        "extended": Workload("-S extended", 32, 8, script="-S", options=extended, asked=(1.2, .68, .8)),
+        "prepared": Workload("-S prepared", 32, 8, script="-S", options=prepared, asked=(1.25, .65, .8)),
+        "rows": Workload("1,000 rows", 8, 8, script=ROWS, asked=(1.35, .40, None)),
+        "tls": Workload("select 1, TLS", 32, 8, tls=True, asked=(1.25, .70, .8)),
+        "saturated": Workload("select 1, null server, own core", 200, 20, "load", alone=True, asked=(1.6, .62, .65)),
+        "two-workers": Workload("select 1, two workers", 200, 20, workers="2", asked=(1.25, .85, .85)),
+        "connect": Workload("pgbench -C, SCRAM", 8, 8, options=connects, scram="password", asked=(3, .4, None)),
+        "logins": Workload("logins, SCRAM", 16, 8, "logins", scram="password"),
+        "logins-tls": Workload("logins, SCRAM, TLS", 16, 8, "logins", scram="password", tls=True),
+        "logins-verifier": Workload("logins, SCRAM, by verifiers", 16, 8, "logins", scram="verifier"),
+        "open": Workload(f"select 1, {args.rate}/s due", 200, 20, "load", options=("--rate", args.rate)),
+        FEW: Workload("select 1, 200 connected", 200, 20, "load"),
+        MANY: Workload(f"select 1, {args.connected} connected", 200, 20, "load", connected=args.connected),
+    }
 
 
-def write(path, text):
-    with open(path, "w", encoding="utf-8") as file:
-        file.write(text)
-    os.chmod(path, 0o644)
-    return path
+# The second may cost a tenth more CPU than the first.
+FEW, MANY, MANY_AT_MOST = "few", "many", 1.10
+
+# Memory: bytes per client that idles, without and with TLS, and what is asked of their ratio at most.
+IDLE = {"idle": (False, .65), "idle-tls": (True, .6)}
 
 
-def read(path):
-    with open(path, encoding="utf-8", errors="replace") as file:
-        return file.read()
+class Bench:
+    def __init__(self, args, root, postgres, load, poolers):
+        self.args, self.root, self.postgres, self.load, self.poolers = args, root, postgres, load, poolers
 
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
-
-
-def run(command, **options):
-    done = subprocess.run(command, capture_output=True, text=True, check=False, **options)
-    if done.returncode != 0:
-        raise SystemExit(f"{' '.join(command)} failed:\n{done.stdout}{done.stderr}")
-    return done.stdout
-
-
-class Postgres:
-    """A server that keeps nothing safe, so that the disk is not what is measured."""
-
-    SETTINGS = "-c fsync=off -c synchronous_commit=off -c autovacuum=off -c shared_buffers=256MB -c max_connections=300"
-
-    def __init__(self, root):
-        self.port, self.dir = free_port(), make_dir(f"{root}/postgres")
-        self.name, self.version = "direct", run([f"{PGBIN}/postgres", "--version"]).strip()
-        run(unprivileged([f"{PGBIN}/initdb", "-D", f"{self.dir}/data", "-U", "bench", "-A", "trust", "-N"]), cwd="/")
-
-    def __enter__(self):
-        options = f"-p {self.port} -c listen_addresses=127.0.0.1 -c unix_socket_directories= {self.SETTINGS}"
-        # Its output goes to a file: the server inherits it, and we would wait for its end.
-        with open(f"{self.dir}/pg_ctl.log", "w", encoding="utf-8") as log:
-            self.pg_ctl("start", "-l", f"{self.dir}/log", "-o", options, stdout=log, check=True)
-        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "bench"]
-        run([f"{PGBIN}/createdb", *where, "bench"])
-        run([f"{PGBIN}/pgbench", "-i", "-q", "-s", "2", *where, "bench"])
-        return self
-
-    def __exit__(self, *_):
-        self.pg_ctl("stop", "-m", "immediate", stdout=subprocess.DEVNULL)
-
-    def pg_ctl(self, verb, *more, **options):
-        command = [f"{PGBIN}/pg_ctl", verb, "-w", "-D", f"{self.dir}/data", *more]
-        subprocess.run(unprivileged(command), cwd="/", **{"check": False, **options})
-
-    # Measured itself, it is a pooler that costs nothing.
-    cpu_secs = rss_kib = lambda self: 0
-
-
-class Pooler:
-    def __init__(self, root, name, binary):
-        self.name, self.port, self.dir, self.process = name, free_port(), make_dir(f"{root}/{name}"), None
-        # Copied: it may lie where only its owner can go.
-        self.binary = shutil.copy(binary, self.dir)
-        os.chmod(self.binary, 0o755)
-        self.version = run([self.binary, "-V"]).split("\n", 1)[0]
+    def note(self, text):
+        print(text, file=sys.stderr, flush=True)
 
     @contextlib.contextmanager
-    def running(self, postgres, servers, clients, mode, auth_type="trust", tls=False, more=""):
-        users = write(f"{self.dir}/users.txt", '"bench" "bench"\n')
+    def ready(self, workload):
+        """Everything that a workload needs, running: a list of poolers and what makes the load for each."""
+        with contextlib.ExitStack() as stack:
+            server_port, cpus, others = self.postgres.port, None, None
+            if workload.alone:
+                *others, last = sorted(os.sched_getaffinity(0))
+                cpus = {last}
+                server_port = stack.enter_context(self.load.null_server(others))
+            direct = rig.Nothing(server_port)
+            # The server itself asks nobody for a password, has no TLS, and no room for so many.
+            is_direct = not (workload.scram or workload.tls or workload.connected)
+            for pooler in self.poolers:
+                self.start(stack, pooler, workload, server_port, cpus)
+            measured = [(pooler, self.driver(stack, pooler, workload, others))
+                        for pooler in [*([direct] if is_direct else []), *self.poolers]]
+            yield measured
+
+    def start(self, stack, pooler, workload, server_port, cpus):
+        user = f'"bench" "{self.postgres.verifier if workload.scram == "verifier" else rig.PASSWORD}"'
         # PgBouncer before 1.21 refuses to know it.
-        prepared = "max_prepared_statements = 200" if mode == "prepared" else ""
-        ini = write(f"{self.dir}/pooler.ini", f"""[databases]
-bench = host=127.0.0.1 port={postgres.port} dbname=bench
+        more = "max_prepared_statements = 200" if "prepared" in workload.options else ""
+        stack.enter_context(pooler.running(
+            server_port, workload.servers, workload.connected or workload.clients, user=user, tls=workload.tls,
+            auth_type="scram-sha-256" if workload.scram else "trust", workers=workload.workers or self.args.workers, cpus=cpus, more=more))
 
-[pgbouncer]
-listen_addr = 127.0.0.1
-listen_port = {self.port}
-unix_socket_dir =
-auth_type = {auth_type}
-auth_file = {users}
-pool_mode = transaction
-default_pool_size = {servers}
-max_client_conn = {4 * clients + 100}
-log_connections = 0
-log_disconnections = 0
-log_stats = 0
-{prepared}
-{self.tls_settings() if tls else ""}
-{more}
-""")
-        with open(f"{self.dir}/log", "w", encoding="utf-8") as log:
-            self.process = subprocess.Popen(unprivileged([self.binary, ini]), stdout=log, stderr=log, cwd=self.dir)
-        try:
-            self.wait_until_listening()
-            yield self
-        finally:
-            self.process.kill()
-            self.process.wait()
+    def driver(self, stack, pooler, workload, cpus):
+        """A function of seconds, which carries the work out and says what came of it."""
+        tls = ["--tls"] if workload.tls else []
+        if workload.driver == "pgbench":
+            def drive(secs):
+                options = ["-c", workload.clients, "-T", secs, *workload.options]
+                return rig.pgbench(pooler.port, self.root, workload.script, *options, tls=workload.tls)
+        elif workload.driver == "logins":
+            def drive(secs):
+                figures = self.load.logins(pooler.port, "--clients", workload.clients, "--seconds", secs, *tls)
+                return figures if not figures["failed"] else sys.exit(f"{figures['failed']} logins have failed")
+        else:
+            options = ["--clients", workload.clients, "--seconds", self.args.seconds, *workload.options, *tls]
+            options += ["--warm-up", 0] if self.args.quick else []
+            options += ["--connected", workload.connected] if workload.connected else []
+            tell = stack.enter_context(self.load.clients(pooler.port, *options, cpus=cpus))
 
-    def wait_until_listening(self):
-        deadline = time.monotonic() + 15
-        while time.monotonic() < deadline and self.process.poll() is None:
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1):
-                return
-            time.sleep(0.05)
-        raise SystemExit(f"{self.name} does not listen:\n{read(f'{self.dir}/log')}")
+            def drive(_):
+                return tell("run")
+        return drive
 
-    def tls_settings(self):
-        key, certificate = f"{self.dir}/key.pem", f"{self.dir}/certificate.pem"
-        run(["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-             "-subj", "/CN=localhost", "-keyout", key, "-out", certificate])
-        if os.getuid() == 0:
-            shutil.chown(key, ACCOUNT, ACCOUNT)
-        return f"client_tls_sslmode = allow\nclient_tls_key_file = {key}\nclient_tls_cert_file = {certificate}\n"
+    def figures(self, pooler, drive):
+        """What a round comes to."""
+        cpu_secs, began = pooler.cpu_secs(), time.monotonic()
+        figures = drive(self.args.seconds)
+        cpu_secs, took_secs = pooler.cpu_secs() - cpu_secs, time.monotonic() - began
+        figures["cpu_us"] = cpu_secs / figures["transactions"] * 1e6
+        figures["core"] = 100 * cpu_secs / took_secs
+        figures["mib"] = pooler.rss_kib() / 1024
+        return figures
 
-    def cpu_secs(self):
-        fields = read(f"/proc/{self.process.pid}/stat").rsplit(")", 1)[1].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS_PER_SEC
+    def counted(self, pooler, drive):
+        """The same, and system calls per transaction; they are None where nothing counts them."""
+        counted = pooler.pid and rig.system_calls(pooler.pid, self.root, lambda: self.figures(pooler, drive))
+        if not counted:
+            return self.figures(pooler, drive), None
+        calls, figures = counted
+        return figures, calls / figures["transactions"]
 
-    def rss_kib(self):
-        return int(re.search(r"VmRSS:\s+(\d+)", read(f"/proc/{self.process.pid}/status"))[1])
+    def rounds(self, workload):
+        """Figures by pooler and round, and system calls by pooler."""
+        rounds, calls = {}, {}
+        with self.ready(workload) as measured:
+            for number in range(self.args.rounds):
+                # Nobody is always first.
+                for pooler, drive in measured if number % 2 == 0 else reversed(measured):
+                    if self.args.quick:
+                        figures, calls[pooler.name] = self.counted(pooler, drive)
+                    else:
+                        figures = self.figures(pooler, drive)
+                    rounds.setdefault(pooler.name, []).append(figures)
+            if not self.args.quick:
+                # Apart, since counting takes time of what is counted.
+                calls = {pooler.name: self.counted(pooler, drive)[1] for pooler, drive in measured if pooler.pid}
+        return rounds, calls
 
+    def load_rows(self, name, workload):
+        self.note(f"{name}: {workload.title}")
+        rounds, calls = self.rounds(workload)
+        base = rounds[self.poolers[0].name]
+        title = f"{workload.title}, {workload.clients}/{workload.servers}"
+        for pooler, mine in rounds.items():
+            is_base = mine is base
+            asked = workload.asked if pooler == self.poolers[-1].name and not is_base else (None, None, None)
+            ratios = ["" if is_base else ratio(mine, base, figure) for figure in ("tps", "cpu_us", "p99_ms")]
+            verdicts = [f"{text}{verdict(mine, base, figure, limit, figure == 'tps')}" for text, figure, limit
+                        in zip(ratios, ("tps", "cpu_us", "p99_ms"), asked)]
+            figure = {name: statistics.median(each[name] for each in mine) for name in mine[0]}
+            is_direct = pooler == "direct"
+            yield [title, pooler, f"{figure['tps']:.0f}", verdicts[0], "" if is_direct else f"{figure['cpu_us']:.1f}",
+                   verdicts[1], f"{figure['p50_ms']:.3f}", f"{figure['p99_ms']:.3f}", verdicts[2],
+                   f"{figure['p999_ms']:.3f}", f"{calls[pooler]:.2f}" if calls.get(pooler) else "-",
+                   "" if is_direct else f"{figure['core']:.0f} %", "" if is_direct else f"{figure['mib']:.1f}"]
 
-def pgbench(port, root, clients, args):
-    """Transactions per second, their number, and the sorted latencies, in ms, of a sample of them."""
-    command = [f"{PGBIN}/pgbench", "-n", "-h", "127.0.0.1", "-p", str(port), "-U", "bench", "-M", args.mode]
-    command += ["-c", str(clients), "-j", str(args.jobs), "-T", str(args.seconds)]
-    command += ["-l", f"--log-prefix={root}/latency", "--sampling-rate=0.2", *(["-C"] if args.connect else [])]
-    work = WORKS[args.work]
-    if work:
-        command += [work] if work.startswith("-") else ["-f", write(f"{root}/work.sql", work)]
-    out = run([*command, "bench"])
-    latencies = []
-    for path in glob.glob(f"{root}/latency.*"):
-        latencies += [int(line.split()[2]) / 1000 for line in read(path).splitlines()]
-        os.unlink(path)
-    number = int(re.search(r"actually processed: (\d+)", out)[1])
-    return float(re.search(r"tps = ([\d.]+)", out)[1]), number, sorted(latencies)
-
-
-def load_table(root, postgres, poolers, clients, servers, args):
-    print(f"\n{args.work}, {args.mode}{', new connections' if args.connect else ''}: {clients} clients on {servers} "
-          f"servers, medians of {args.rounds} x {args.seconds} s; x = ratio to {poolers[0].name}, its range in brackets")
-    rounds = {pooler.name: [] for pooler in poolers}
-    with contextlib.ExitStack() as stack:
-        for pooler in poolers:
-            if pooler is not postgres:
-                stack.enter_context(pooler.running(postgres, servers, clients, args.mode))
-        for _ in range(args.rounds):
-            for pooler in poolers:
-                before = pooler.cpu_secs()
-                tps, number, latencies = pgbench(pooler.port, root, clients, args)
-                cpu_us = (pooler.cpu_secs() - before) / number * 1e6
-                p50, p99 = (latencies[int(len(latencies) * part)] for part in (0.5, 0.99))
-                rounds[pooler.name].append((tps, cpu_us, p50, p99, pooler.rss_kib() / 1024))
-    print(f"{'':12}{'tps':>8} {'x':16}{'CPU us':>7} {'x':16}{'p50 ms':>7} {'p99 ms':>7} {'x':16}{'MiB':>6}")
-    first = rounds[poolers[0].name]
-    for name, mine in rounds.items():
-        tps, cpu, p50, p99, rss = (statistics.median(values) for values in zip(*mine))
-        ratios = [ratio(mine, first, column) for column in (0, 1, 3)]
-        print(f"{name:12}{tps:8.0f} {ratios[0]:16}{cpu:7.1f} {ratios[1]:16}"
-              f"{p50:7.2f} {p99:7.2f} {ratios[2]:16}{rss:6.1f}", flush=True)
-
-
-def built_logins():
-    """The program that logs in; see logins/."""
-    out = run(["cargo", "build", "--release", "-p", "pgweir-logins", "--message-format=json"])
-    messages = (json.loads(line) for line in out.splitlines())
-    return next(message["executable"] for message in messages if message.get("target", {}).get("name") == "pgweir-logins")
-
-
-def queries_of_those_in(port, root, args):
-    """pgbench, started: eight clients that are in and ask for little."""
-    command = [f"{PGBIN}/pgbench", "-n", "-h", "127.0.0.1", "-p", str(port), "-U", "bench", "-c", "8", "-R", "800"]
-    command += ["-T", str(args.seconds), "-l", f"--log-prefix={root}/in", "-f", write(f"{root}/in.sql", "select 1;\n")]
-    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-    return subprocess.Popen([*command, "bench"], env={**os.environ, "PGPASSWORD": "bench"}, **quiet)
+    def idle_rows(self, name):
+        tls, limit = IDLE[name]
+        number = self.args.idle
+        self.note(f"{name}: memory of {number} clients")
+        rig.require_files(2 * number)
+        options = ["--tls"] if tls else []
+        base = None
+        for pooler in self.poolers:
+            with pooler.running(self.postgres.port, 8, number, tls=tls), \
+                    self.load.clients(pooler.port, "--clients", 1, *options) as first:
+                first("once")
+                before = pooler.rss_kib()
+                with self.load.clients(pooler.port, "--clients", 8, "--connected", number, *options) as tell:
+                    logged_in = pooler.rss_kib() - before
+                    tell("once")
+                    queried = pooler.rss_kib() - before
+            logged_in, queried = (1024 * kib / number for kib in (logged_in, queried))
+            base = base or queried
+            x = "" if base == queried else f"{queried / base:.2f}{asked_for(queried / base, limit, False)}"
+            yield [f"{number} idle clients{', TLS' if tls else ''}", pooler.name, f"{logged_in:.0f}", f"{queried:.0f}", x,
+                   f"{before / 1024:.1f}"]
 
 
-def p99_of_those_in(root):
-    # Without the time that pgbench itself is late.
-    latencies = []
-    for path in glob.glob(f"{root}/in.*[0-9]"):
-        fields = [line.split() for line in read(path).splitlines()]
-        latencies += [(int(of[2]) - int(of[6])) / 1000 for of in fields]
-        os.unlink(path)
-    return sorted(latencies)[int(len(latencies) * 0.99)]
+def ratios_of(mine, base, figure):
+    return [own[figure] / other[figure] for own, other in zip(mine, base) if other[figure]]
 
 
-def logins_table(root, postgres, poolers, clients, args, tls):
-    print(f"\nlogins by SCRAM{' over TLS' if tls else ''}: {clients} clients, medians of {args.rounds} x {args.seconds} s; "
-          f"x = ratio to {poolers[0].name}, its range in brackets; p99 of those in alone and meanwhile")
-    rounds, program = {pooler.name: [] for pooler in poolers}, built_logins()
-    with contextlib.ExitStack() as stack:
-        for pooler in poolers:
-            stack.enter_context(pooler.running(postgres, 8, clients, args.mode, "scram-sha-256", tls))
-        for _ in range(args.rounds):
-            for pooler in poolers:
-                queries_of_those_in(pooler.port, root, args).wait()
-                alone = p99_of_those_in(root)
-                command = [program, "--port", str(pooler.port), "--clients", str(clients), "--seconds", str(args.seconds)]
-                before = pooler.cpu_secs()
-                per_sec, p50, _ = map(float, run([*command, *(["--tls"] if tls else [])]).split())
-                cpu_us = (pooler.cpu_secs() - before) / (per_sec * args.seconds) * 1e6
-                queries = queries_of_those_in(pooler.port, root, args)
-                run([*command, *(["--tls"] if tls else [])])
-                queries.wait()
-                rounds[pooler.name].append((per_sec, cpu_us, p50, alone, p99_of_those_in(root)))
-    print(f"{'':12}{'logins':>8} {'x':16}{'CPU us':>7} {'x':16}{'p50 ms':>7}{'p99 in':>8}{'meanwhile':>10}")
-    first = rounds[poolers[0].name]
-    for name, mine in rounds.items():
-        per_sec, cpu, p50, alone, meanwhile = (statistics.median(values) for values in zip(*mine))
-        ratios = [ratio(mine, first, column) for column in (0, 1)]
-        print(f"{name:12}{per_sec:8.0f} {ratios[0]:16}{cpu:7.1f} {ratios[1]:16}{p50:7.2f}{alone:8.2f}{meanwhile:10.2f}",
-              flush=True)
-
-
-def ratio(mine, first, column):
-    if not mine[0][column] or not first[0][column]:
+def ratio(mine, base, figure):
+    ratios = ratios_of(mine, base, figure)
+    if not any(ratios):
         return ""
-    ratios = [own[column] / other[column] for own, other in zip(mine, first)]
     return f"{statistics.median(ratios):.2f} [{min(ratios):.2f} {max(ratios):.2f}]"
 
 
-class IdleClient:
-    """The least that is a client; pgbench would take more memory than the machine has."""
-
-    STARTUP = b"\0\3\0\0user\0bench\0database\0bench\0application_name\0idle\0\0"
-
-    def __init__(self, port):
-        self.socket = socket.create_connection(("127.0.0.1", port), 30)
-        self.socket.sendall(struct.pack(">I", len(self.STARTUP) + 4) + self.STARTUP)
-        self.wait_until_ready()
-
-    def query(self):
-        self.socket.sendall(b"Q\0\0\0\x0dselect 1\0")
-        self.wait_until_ready()
-
-    def wait_until_ready(self):
-        replies = b""
-        while not replies.endswith(b"Z\0\0\0\5I"):
-            more = self.socket.recv(65536)
-            if not more:
-                raise SystemExit(f"an idle client was thrown out: {replies!r}")
-            replies += more
+def verdict(mine, base, figure, limit, is_least):
+    return asked_for(statistics.median(ratios_of(mine, base, figure)), limit, is_least) if limit else ""
 
 
-def idle_table(postgres, poolers, number):
-    print(f"\nmemory of {number} idle clients, in bytes for each")
-    print(f"{'':12}{'logged in':>10}{'after a query each':>20}{'base MiB':>10}")
-    for pooler in poolers:
-        if pooler is postgres:
-            continue
-        with pooler.running(postgres, 8, number, "simple"):
-            IdleClient(pooler.port).query()
-            base = pooler.rss_kib()
-            clients = [IdleClient(pooler.port) for _ in range(number)]
-            logged_in = pooler.rss_kib() - base
-            for client in clients:
-                client.query()
-            queried = pooler.rss_kib() - base
-        logged_in, queried = (1024 * kib / number for kib in (logged_in, queried))
-        print(f"{pooler.name:12}{logged_in:10.0f}{queried:20.0f}{base / 1024:10.1f}", flush=True)
+def asked_for(found, limit, is_least):
+    """What was asked for, and whether it was reached, by the two digits that are shown."""
+    reached = round(found, 2) >= limit if is_least else round(found, 2) <= limit
+    return f", asked {'>=' if is_least else '<='} {limit:.2f}: {'yes' if reached else '**no**'}"
 
 
-def busy_percent(secs=2):
-    """What others make of the machine."""
-    def ticks():
-        return [int(field) for field in read("/proc/stat").split("\n", 1)[0].split()[1:9]]
-    before = ticks()
-    time.sleep(secs)
-    spent = [now - then for now, then in zip(ticks(), before)]
-    return 100 * (1 - (spent[3] + spent[4]) / sum(spent))
+def markdown(head, rows):
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join("| " + " | ".join(line) + " |\n" for line in lines)
 
 
-def clients_and_servers(text):
-    clients, servers = map(int, text.split("/"))
-    return clients, servers
+def report(bench, chosen):
+    """Yields the parts of the report as they are ready."""
+    args = bench.args
+    versions = [bench.postgres.version, *(f"{pooler.name}: {pooler.version}" for pooler in bench.poolers)]
+    busy = rig.busy_percent()
+    yield "".join(f"- {line}\n" for line in [
+        *versions, f"{len(os.sched_getaffinity(0))} processors, {busy:.0f} % busy before"
+        f"{': **the figures will be noise**' if busy > 5 else ''}",
+        f"medians of {args.rounds} x {args.seconds} s; x = ratio to {bench.poolers[0].name} in the same round, its range "
+        "in brackets; clients/servers behind each workload"])
+    all_workloads = workloads(args)
+    head = ["workload", "pooler", "tps", "x", "CPU us", "x", "p50 ms", "p99 ms", "x", "p99.9 ms", "calls", "core", "MiB"]
+    cpu_us = {}
+    rows = []
+    for name in (name for name in chosen if name in all_workloads):
+        for row in bench.load_rows(name, all_workloads[name]):
+            rows.append(row)
+            bench.note("  ".join(row[1:]))
+            cpu_us[name, row[1]] = row[4]
+    if rows:
+        yield markdown(head, rows)
+    lines = []
+    for pooler in bench.poolers:
+        if (FEW, pooler.name) in cpu_us and (MANY, pooler.name) in cpu_us:
+            times = float(cpu_us[MANY, pooler.name]) / float(cpu_us[FEW, pooler.name])
+            is_asked = pooler is bench.poolers[-1]
+            lines.append(f"- {pooler.name}: CPU per transaction with {args.connected} connected is {times:.2f} of that with "
+                         f"200{asked_for(times, MANY_AT_MOST, False) if is_asked else ''}\n")
+    if lines:
+        yield "".join(lines)
+    rows = [row for name in chosen if name in IDLE for row in bench.idle_rows(name)]
+    if rows:
+        yield markdown(["memory, bytes per client", "pooler", "logged in", "after a query", "x", "process MiB"], rows)
 
 
 def arguments():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("pooler", nargs="+", metavar="NAME=BINARY | direct")
-    parser.add_argument("--load", action="append", default=[], type=clients_and_servers, metavar="CLIENTS/SERVERS")
-    parser.add_argument("--logins", action="append", default=[], type=int, metavar="CLIENTS")
-    parser.add_argument("--idle", type=int, metavar="CLIENTS", help="measure memory with so many idle clients")
-    parser.add_argument("--work", choices=WORKS, default="select1")
-    parser.add_argument("--mode", choices=["simple", "extended", "prepared"], default="simple")
-    parser.add_argument("--connect", action="store_true", help="a new connection for each transaction")
-    parser.add_argument("--seconds", type=int, default=6)
+    parser.add_argument("pooler", nargs="+", metavar="NAME=BINARY")
+    parser.add_argument("--workloads", default="all", metavar="NAME,...", help="'list' prints them (all)")
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--jobs", type=int, default=1, help="threads of pgbench")
-    return parser.parse_args()
+    parser.add_argument("--seconds", type=int, default=6, help="of load in a round")
+    parser.add_argument("--workers", default="1", help="of pgweir, or auto; PgBouncer has one (1)")
+    parser.add_argument("--rate", type=int, default=10_000, help="transactions per second of the open loop")
+    parser.add_argument("--connected", type=int, default=50_000, help="clients of the workload 'many'")
+    parser.add_argument("--idle", type=int, default=10_000, help="clients whose memory is measured")
+    parser.add_argument("--quick", action="store_true", help="a look at everything, in three minutes: 1 round of 2 s")
+    parser.add_argument("--out", metavar="FILE", help="where the report goes besides standard output")
+    args = parser.parse_args()
+    if args.quick:
+        args.rounds, args.seconds, args.connected, args.idle = 1, 2, 5_000, 2_000
+    return args
 
 
 def main():
     args = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
-    # A client is a socket for us and for the pooler, which inherits the limit.
-    files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
-    resource.setrlimit(resource.RLIMIT_NOFILE, (files, files))
-    if args.idle and 0 <= files < args.idle + 200:
-        raise SystemExit(f"--idle {args.idle} needs more than the {files} open files allowed here (ulimit -Hn)")
-    with tempfile.TemporaryDirectory(prefix="side-by-side.") as root:
-        os.chmod(root, 0o755)
-        with Postgres(root) as postgres:
-            named = [spec.partition("=") for spec in args.pooler]
-            poolers = [postgres if name == "direct" else Pooler(root, name, binary) for name, _, binary in named]
-            for measured in dict.fromkeys([postgres, *poolers]):
-                print(f"{measured.name}: {measured.version}")
-            busy = busy_percent()
-            print(f"{os.cpu_count()} cores, {busy:.0f} % busy before{': the figures will be noise' if busy > 5 else ''}")
-            for clients, servers in args.load:
-                load_table(root, postgres, poolers, clients, servers, args)
-            pure = [pooler for pooler in poolers if pooler is not postgres]
-            for clients in args.logins:
-                for tls in (False, True):
-                    logins_table(root, postgres, pure, clients, args, tls)
-            if args.idle:
-                idle_table(postgres, poolers, args.idle)
+    known = [*workloads(args), *IDLE]
+    if args.workloads == "list":
+        raise SystemExit("\n".join(known))
+    chosen = known if args.workloads == "all" else args.workloads.split(",")
+    if unknown := set(chosen) - set(known):
+        raise SystemExit(f"no such workloads: {', '.join(unknown)}; there are {', '.join(known)}")
+    parts = []
+    with rig.workplace() as root, rig.Postgres(root) as postgres:
+        rig.require_files(2 * args.connected if MANY in chosen else 0)
+        poolers = [rig.Pooler(root, name, binary) for name, _, binary in (spec.partition("=") for spec in args.pooler)]
+        for part in report(Bench(args, root, postgres, rig.LoadProgram(), poolers), chosen):
+            print(f"{part}\n", end="", flush=True)
+            parts.append(part)
+    if args.out:
+        rig.write(args.out, "\n".join(parts))
 
 
 if __name__ == "__main__":

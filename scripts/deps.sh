@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# deps.sh [lint|bench|test]: installs what the build (linting, measuring, the tests with the drivers of other languages)
-# needs and the machine lacks.
+# deps.sh [lint|bench|instructions|test]: installs what the build (linting, measuring, counting instructions, the tests
+# with the drivers of other languages) needs and the machine lacks.
 # Says nothing and needs no privileges when all is there.
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -42,7 +42,13 @@ pg_bin >/dev/null || packages+=(postgresql)
 command -v psql >/dev/null || packages+=(postgresql-client)
 if [ "${1:-}" = bench ]; then
     command -v python3 >/dev/null || packages+=(python3)
+    command -v openssl >/dev/null || packages+=(openssl)
     [ -n "${PGBOUNCER:-}" ] || [ -x /usr/sbin/pgbouncer ] || packages+=(pgbouncer)
+    # For system calls; where perf may not count, or is of another kernel, strace does.
+    command -v perf >/dev/null || command -v strace >/dev/null || packages+=(strace)
+fi
+if [ "${1:-}" = instructions ]; then
+    command -v valgrind >/dev/null || packages+=(valgrind)
 fi
 if [ "${1:-}" = test ]; then
     [ -x /usr/sbin/slapd ] || packages+=(slapd)

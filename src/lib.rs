@@ -23,5 +23,7 @@ mod take;
 mod succession;
 mod app;
 pub mod cli;
+#[cfg(feature = "benching")]
+pub mod benching;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
