@@ -116,7 +116,8 @@ class Bench:
     def driver(self, stack, pooler, workload, cpus):
         """A function of seconds, which carries the work out and says what came of it."""
         tls = ["--tls"] if workload.tls else []
-        if workload.driver == "pgbench":
+        by_pgbench = self.args.driver == "pgbench" or "-C" in workload.options
+        if workload.driver == "pgbench" and by_pgbench:
             def drive(secs):
                 options = ["-c", workload.clients, "-T", secs, *workload.options]
                 return rig.pgbench(pooler.port, self.root, workload.script, *options, tls=workload.tls)
@@ -125,7 +126,8 @@ class Bench:
                 figures = self.load.logins(pooler.port, "--clients", workload.clients, "--seconds", secs, *tls)
                 return figures if not figures["failed"] else sys.exit(f"{figures['failed']} logins have failed")
         else:
-            options = ["--clients", workload.clients, "--seconds", self.args.seconds, *workload.options, *tls]
+            mine = workload.options if workload.driver == "load" else like_pgbench(workload)
+            options = ["--clients", workload.clients, "--seconds", self.args.seconds, *mine, *tls]
             options += ["--warm-up", 0] if self.args.quick else []
             options += ["--connected", workload.connected] if workload.connected else []
             tell = stack.enter_context(self.load.clients(pooler.port, *options, cpus=cpus))
@@ -210,6 +212,13 @@ class Bench:
                    f"{before / 1024:.1f}"]
 
 
+def like_pgbench(workload):
+    """What pgbench would do, as options of pgweir-load."""
+    sql = "select abalance from pgbench_accounts where aid = 1" if workload.script == "-S" else workload.script
+    mode = workload.options[workload.options.index("-M") + 1] if "-M" in workload.options else "simple"
+    return ["--sql", sql, "--mode", mode]
+
+
 def ratios_of(mine, base, figure):
     return [own[figure] / other[figure] for own, other in zip(mine, base) if other[figure]]
 
@@ -277,6 +286,8 @@ def arguments():
     parser.add_argument("--workloads", default="all", metavar="NAME,...", help="'list' prints them (all)")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=6, help="of load in a round")
+    parser.add_argument("--driver", choices=["pgbench", "load"], default="pgbench",
+                        help="who makes the load of those workloads that both can make (pgbench)")
     parser.add_argument("--workers", default="1", help="of pgweir, or auto; PgBouncer has one (1)")
     parser.add_argument("--rate", type=int, default=10_000, help="transactions per second of the open loop")
     parser.add_argument("--connected", type=int, default=50_000, help="clients of the workload 'many'")
