@@ -193,7 +193,6 @@ class Bench:
         tls, limit = IDLE[name]
         number = self.args.idle
         self.note(f"{name}: memory of {number} clients")
-        rig.require_files(2 * number)
         options = ["--tls"] if tls else []
         base = None
         for pooler in self.poolers:
@@ -310,7 +309,7 @@ def main():
         raise SystemExit(f"no such workloads: {', '.join(unknown)}; there are {', '.join(known)}")
     parts = []
     with rig.workplace() as root, rig.Postgres(root) as postgres:
-        rig.require_files(2 * args.connected if MANY in chosen else 0)
+        args.connected, args.idle = map(rig.clients_allowed, (args.connected, args.idle))
         poolers = [rig.Pooler(root, name, binary) for name, _, binary in (spec.partition("=") for spec in args.pooler)]
         for part in report(Bench(args, root, postgres, rig.LoadProgram(), poolers), chosen):
             print(f"{part}\n", end="", flush=True)

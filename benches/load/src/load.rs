@@ -7,11 +7,13 @@ use std::io::{self, BufRead};
 use std::thread;
 use std::time::Duration;
 
-use crate::connection::Target;
+use crate::connection::{Stream, Target};
 use crate::histogram::Histogram;
 use crate::transaction::{Mode, Transaction};
 use arrivals::Arrivals;
 use engine::Engine;
+
+const LOGINS_AT_ONCE: usize = 16;
 
 pub(crate) struct Load {
     pub(crate) sql: String,
@@ -91,15 +93,28 @@ fn share(all: usize, thread: usize, threads: usize) -> usize {
 
 fn connect<'t>(target: &Target, load: &Load, transaction: &'t Transaction) -> io::Result<Vec<Engine<'t>>> {
     let threads = load.threads;
-    let mut numbers = 0..load.connected;
-    let mut engines = Vec::new();
-    for thread in 0..threads {
-        let mine: Vec<usize> = numbers.by_ref().take(share(load.connected, thread, threads)).collect();
+    let mut clients = log_in(target, load.connected)?.into_iter();
+    let engine = |thread| {
+        let mine: Vec<Stream> = clients.by_ref().take(share(load.connected, thread, threads)).collect();
         let turns = if load.rotate { mine.len() } else { share(load.clients, thread, threads) };
-        let clients = mine.into_iter().map(|number| target.log_in(number)).collect::<io::Result<_>>()?;
-        engines.push(Engine::new(clients, turns, transaction)?);
-    }
-    Ok(engines)
+        Engine::new(mine, turns, transaction)
+    };
+    (0..threads).map(engine).collect()
+}
+
+/// Several at once, since each waits for the pooler a few times.
+fn log_in(target: &Target, clients: usize) -> io::Result<Vec<Stream>> {
+    thread::scope(|scope| {
+        let some = move |first: usize| -> io::Result<Vec<Stream>> {
+            (first..clients).step_by(LOGINS_AT_ONCE).map(|number| target.log_in(number)).collect()
+        };
+        let logins: Vec<_> = (0..LOGINS_AT_ONCE).map(|first| scope.spawn(move || some(first))).collect();
+        let mut all = Vec::with_capacity(clients);
+        for login in logins {
+            all.append(&mut login.join().expect("a login does not panic")?);
+        }
+        Ok(all)
+    })
 }
 
 fn carry_out(command: Command, load: &Load, engines: &mut [Engine<'_>]) -> io::Result<()> {
