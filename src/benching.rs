@@ -12,6 +12,9 @@ use crate::relay::{
 /// What one read can take.
 const READ_MAX: usize = 64 * 1024;
 
+/// Longer runs are sent from where they were read, and not copied.
+const COPY_MAX: usize = 4096;
+
 const LIMITS: Limits =
     Limits { pool_size: 0, min_pool_size: 0, reserve_pool_size: 0, reserve_pool_timeout_us: 0, round_robin: false };
 
@@ -40,8 +43,10 @@ pub struct Relay {
     pool: Pool<Box<Server>>,
     /// What the server got in the last transaction.
     pub to_server: Vec<u8>,
-    /// What the client got in the last transaction.
-    pub to_client: Vec<u8>,
+    /// What was copied for the client in the last transaction.
+    to_client: Vec<u8>,
+    /// Bytes that the client got in the last transaction.
+    pub to_client_len: usize,
     edits: Vec<Edit>,
 }
 
@@ -61,6 +66,7 @@ impl Relay {
             pool: pool([Box::new(server)]),
             to_server: Vec::new(),
             to_client: Vec::new(),
+            to_client_len: 0,
             edits: Vec::new(),
         }
     }
@@ -75,6 +81,7 @@ impl Relay {
         let mut server = idle.conn;
         self.to_server.clear();
         self.to_client.clear();
+        self.to_client_len = 0;
         self.forward_requests(&mut server, request);
         let mut at = 0;
         while at < reply.len() {
@@ -87,7 +94,7 @@ impl Relay {
     }
 
     fn forward_requests(&mut self, server: &mut Server, request: &[u8]) {
-        let Relay { limits, requests, names, to_server, to_client, .. } = self;
+        let Relay { limits, requests, names, to_server, to_client, to_client_len, .. } = self;
         let Server { owed, prepared, replies } = server;
         let mut tracking = Tracking {
             owed,
@@ -109,25 +116,32 @@ impl Relay {
         while replies.at_boundary()
             && let Some(answer) = owed.answer(&mut Books { names, prepared })
         {
-            to_client.extend_from_slice(answer);
+            send(answer, to_client, to_client_len);
         }
     }
 
     /// Returns how much of `read` is dealt with; the rest comes again, with more behind it.
     fn forward_replies(&mut self, server: &mut Server, read: &[u8]) -> usize {
-        let Relay { names, to_client, edits, .. } = self;
+        let Relay { names, to_client, to_client_len, edits, .. } = self;
         let Server { owed, prepared, replies } = server;
         edits.clear();
         let n = replies.scan(read, owed, &mut Books { names, prepared }, edits, |_| {}).expect("a good server");
         assert!(n > 0, "half a reply");
         let mut at = 0;
         for edit in edits {
-            to_client.extend_from_slice(&read[at..edit.at]);
-            to_client.extend_from_slice(edit.insert);
+            send(&read[at..edit.at], to_client, to_client_len);
+            send(edit.insert, to_client, to_client_len);
             at = edit.at + edit.hide_len;
         }
-        to_client.extend_from_slice(&read[at..n]);
+        send(&read[at..n], to_client, to_client_len);
         n
+    }
+}
+
+fn send(bytes: &[u8], out: &mut Vec<u8>, len: &mut usize) {
+    *len += bytes.len();
+    if bytes.len() <= COPY_MAX {
+        out.extend_from_slice(bytes);
     }
 }
 
