@@ -56,7 +56,8 @@ mod tests {
         assert_eq!([arrivals.take(start), arrivals.take(start)], [Some(start), None]);
         // Late, but due when it was due.
         assert_eq!((arrivals.take(nine), arrivals.next_due(nine)), (Some(one), one + Duration::from_millis(1)));
-        assert_eq!(arrivals.left(nine).count(), 8);
+        // What is due when the run ends is not.
+        assert_eq!(arrivals.left(nine).count(), 7);
     }
 
     #[test]
