@@ -191,6 +191,8 @@ async fn is_given_away(clients: &Clients, stream: &Stream, is_proxied: bool) -> 
     let limit = if limit.is_zero() { Duration::MAX } else { limit };
     let mut heard = pin!(tokio::time::timeout(limit, stream.readable()));
     tokio::select! {
+        // Most have sent something by now.
+        biased;
         _ = &mut heard => false,
         giver = clients.pools.giver() => {
             let is_given = handover::give_arrival(giver, stream, is_proxied).await;

@@ -282,7 +282,7 @@ mod beyond_pgbouncer {
     fn storm_of_requests_is_one_at_a_time_and_holds_up_nobody_else() {
         let holding = HoldingServer::start(SHORT);
         let bouncer = Bouncer::start_before(holding.server.port, |setup| {
-            setup.set("default_pool_size", 2).set("cancel_wait_timeout", 0)
+            setup.set("default_pool_size", 2).set("cancel_wait_timeout", 0).set("max_client_logins", 1000)
         });
         let mut clients = [bouncer.client(), bouncer.client()];
         for client in &mut clients {
