@@ -303,7 +303,8 @@ def main():
     args = arguments()
     known = [*workloads(args), *IDLE]
     if args.workloads == "list":
-        raise SystemExit("\n".join(known))
+        print("\n".join(known))
+        return
     chosen = known if args.workloads == "all" else args.workloads.split(",")
     if unknown := set(chosen) - set(known):
         raise SystemExit(f"no such workloads: {', '.join(unknown)}; there are {', '.join(known)}")
