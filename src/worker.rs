@@ -20,7 +20,7 @@ use slab::Slab;
 
 use crate::control::Doomed;
 use crate::net::clock;
-use crate::net::outbox::{Lane, Outbox};
+use crate::net::outbox::{Lane, Outbox, Towards};
 use crate::registry::{ClientInfo, ClientState};
 use crate::relay::RequestLimits;
 use crate::takeover::Giver;
@@ -210,8 +210,8 @@ impl SessionCell {
     pub(crate) fn new(info: Arc<ClientInfo>) -> SessionCell {
         SessionCell {
             info,
-            to_client: Rc::new(Lane::new()),
-            to_server: Rc::new(Lane::new()),
+            to_client: Rc::new(Lane::new(Towards::Client)),
+            to_server: Rc::new(Lane::new(Towards::Server)),
             is_idle_in_transaction: Cell::new(false),
             is_welcomed: Cell::new(false),
             was_notified: Cell::new(false),

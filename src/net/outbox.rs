@@ -23,9 +23,18 @@ const SPARE_BUFFER_MAX: usize = 2 * ENTRY_MAX;
 /// So many are kept: of each entry of a turn its text, and its records.
 const SPARE_BUFFERS: usize = 2 * BATCH_MAX;
 
+/// Whom a lane's bytes go to, in the order in which those of a turn are sent: a server can work while the
+/// rest is sent, and there are fewer servers than clients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Towards {
+    Server,
+    Client,
+}
+
 /// One direction of a session.
 #[derive(Debug)]
 pub(crate) struct Lane {
+    towards: Towards,
     /// The socket that the bytes go to; -1 while there is none.
     fd: Cell<RawFd>,
     /// What encrypts them: text becomes records when it is sent, those of a turn together.
@@ -42,8 +51,9 @@ pub(crate) struct Lane {
 }
 
 impl Lane {
-    pub(crate) fn new() -> Lane {
+    pub(crate) fn new(towards: Towards) -> Lane {
         Lane {
+            towards,
             fd: Cell::new(-1),
             tls: RefCell::new(None),
             place: Cell::new((0, 0)),
@@ -284,6 +294,7 @@ impl Inner {
             std::mem::swap(&mut entry.bytes, &mut records);
             keep(spare, records);
         }
+        entries.sort_unstable_by_key(|entry| entry.lane.towards);
         ring.send_all(entries);
         for entry in entries.drain(..) {
             let sent = usize::try_from(entry.result);
@@ -316,8 +327,12 @@ mod tests {
     use std::os::unix::net::UnixStream;
 
     fn lane(stream: &UnixStream) -> Rc<Lane> {
+        lane_towards(Towards::Client, stream)
+    }
+
+    fn lane_towards(towards: Towards, stream: &UnixStream) -> Rc<Lane> {
         stream.set_nonblocking(true).unwrap();
-        let lane = Rc::new(Lane::new());
+        let lane = Rc::new(Lane::new(towards));
         lane.open(stream.as_raw_fd(), None);
         lane
     }
@@ -342,6 +357,20 @@ mod tests {
             b.read_exact(&mut x).unwrap();
             d.read_exact(&mut y).unwrap();
             assert_eq!((&x, &y), (b"one two", b"other"));
+        }
+    }
+
+    #[test]
+    fn servers_are_sent_to_before_clients() {
+        for outbox in outboxes() {
+            let (a, mut b) = UnixStream::pair().unwrap();
+            let (client, server) = (lane_towards(Towards::Client, &a), lane_towards(Towards::Server, &a));
+            outbox.push(&client, b"answer");
+            outbox.push(&server, b"question ");
+            outbox.flush();
+            let mut got = [0; 15];
+            b.read_exact(&mut got).unwrap();
+            assert_eq!(&got, b"question answer");
         }
     }
 
