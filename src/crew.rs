@@ -9,13 +9,17 @@ use pgweir_config::{Settings, Workers};
 use pgweir_proto::client_error::ClientError;
 use tokio::runtime::{Builder, LocalOptions};
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
+use tokio::sync::oneshot;
+use tokio::task::JoinSet;
 
+use crate::accept::{Door, accept};
 use crate::client::handover::{Adoptee, serve_adoptee};
 use crate::client::{self, Arrival, Clients, timeouts};
 use crate::control::Doomed;
 use crate::log::log_at;
 use crate::net::outbox::Outbox;
 use crate::net::ring::Ring;
+use crate::net::stream::{Detached, Stream};
 use crate::relay::{RequestLimits, TrackingSettings};
 use crate::takeover::Giver;
 use crate::worker::{Load, Placed, Roster, Worker};
@@ -27,12 +31,14 @@ const BUSY_PERCENT: u64 = 85;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 const LOOKS: u32 = 3;
 
-/// So many new clients are taken on before those who are in have their turn again.
+/// So many new clients of another worker's are taken on before those who are in have their turn again.
 const ARRIVALS_PER_TURN: usize = 16;
 
 /// What a worker is sent.
 enum ToWorker {
-    Client(Arrival, Placed),
+    Client(Arrival<Detached>, Placed),
+    /// It accepts from these and no others. Answered when it does.
+    Accept(Arc<Crew>, Vec<Door>, oneshot::Sender<()>),
     /// A client of the process before this one.
     Adoptee(Box<Adoptee>, Placed),
     /// A reload has changed them.
@@ -136,13 +142,29 @@ impl Crew {
         Ok(())
     }
 
-    /// Gives a new client to the worker with the fewest.
-    pub(crate) fn place(&self, arrival: Arrival) {
+    /// Has the first worker accept from these doors and no others; answered when it does.
+    pub(crate) fn accept(self: &Arc<Self>, doors: Vec<Door>) -> oneshot::Receiver<()> {
+        let (answer, answered) = oneshot::channel();
+        if let Some(member) = self.members().first() {
+            let _ = member.send.send(ToWorker::Accept(Arc::clone(self), doors, answer));
+        }
+        answered
+    }
+
+    /// Gives a new client to the worker with the fewest, which may be the one `here`. `None`: here is none.
+    pub(crate) fn place(&self, arrival: Arrival<Stream>, here: Option<&Rc<Worker>>) {
         let members = self.members();
         let Some(member) = members.iter().min_by_key(|member| member.load.clients()) else { return };
         let placed = member.load.client();
-        // A worker ends with the process only.
-        let _ = member.send.send(ToWorker::Client(arrival, placed));
+        if let Some(here) = here.filter(|here| Arc::ptr_eq(&member.load, &here.load)) {
+            drop(members);
+            return take_on(&self.clients, here, arrival, placed);
+        }
+        match arrival.detach() {
+            // A worker ends with the process only.
+            Ok(arrival) => drop(member.send.send(ToWorker::Client(arrival, placed))),
+            Err(e) => log_at!(Warning, "a new client cannot go to its worker: {e}"),
+        }
     }
 
     /// The same for a client of the process before this one.
@@ -245,7 +267,7 @@ async fn work(
     let worker = Rc::new(Worker::new(id, Outbox::new(ring), load, limits));
     worker.install();
     tokio::task::spawn_local(timeouts::watch(Rc::clone(&worker), Arc::clone(&clients.pools)));
-    let mut arrived = 0;
+    let (mut arrived, mut accepting) = (0, JoinSet::new());
     while let Some(message) = receive.recv().await {
         match message {
             ToWorker::Limits(limits) => worker.limits.set(limits),
@@ -263,13 +285,30 @@ async fn work(
                 tokio::task::spawn_local(serve_adoptee(clients, worker, *adoptee, placed));
             }
             ToWorker::Client(arrival, placed) => {
-                let (clients, worker) = (Arc::clone(&clients), Rc::clone(&worker));
-                tokio::task::spawn_local(client::serve(clients, worker, arrival, placed));
+                match arrival.attach() {
+                    Ok(arrival) => take_on(&clients, &worker, arrival, placed),
+                    Err(e) => log_at!(Warning, "a new client cannot be served: {e}"),
+                }
                 arrived += 1;
                 if arrived % ARRIVALS_PER_TURN == 0 {
                     tokio::task::yield_now().await;
                 }
             }
+            ToWorker::Accept(crew, doors, answer) => {
+                accepting.shutdown().await;
+                for door in doors {
+                    let (crew, worker) = (Arc::clone(&crew), Rc::clone(&worker));
+                    accepting.spawn_local(async move {
+                        accept(door, &crew.clients, |arrival| crew.place(arrival, Some(&worker))).await;
+                    });
+                }
+                // The process may be at its end.
+                let _ = answer.send(());
+            }
         }
     }
+}
+
+fn take_on(clients: &Arc<Clients>, worker: &Rc<Worker>, arrival: Arrival<Stream>, placed: Placed) {
+    tokio::task::spawn_local(client::serve(Arc::clone(clients), Rc::clone(worker), arrival, placed));
 }

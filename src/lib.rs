@@ -16,6 +16,7 @@ mod pools;
 mod client;
 mod process;
 mod admin;
+mod accept;
 mod crew;
 mod serve;
 mod give;

@@ -18,6 +18,7 @@ use socket2::{Domain, Socket, Type};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::accept;
 use crate::client::Clients;
 use crate::client::handover::{adopt, turn_away};
 use crate::control::Shutdown;
@@ -27,7 +28,6 @@ use crate::net::listener::{Inherited, ListenError, Listeners, UnixName};
 use crate::pools::handover::{AdoptedPool, ElderPool};
 use crate::pools::stats::Totals;
 use crate::relay::{self, Dialect, Statement};
-use crate::serve;
 use crate::takeover::channel::{Message, Reader, Writer, channel, invalid};
 use crate::takeover::record::{
     AnswerRecord, AskRecord, ClientRecord, Hello, PoolRecord, ServerRecord, StatementRecord,
@@ -329,7 +329,11 @@ impl Legacy {
             tag::ARRIVAL => {
                 let (is_proxied, fd) = (message.record()?, self.reader.fd()?);
                 self.writer.send(tag::ACK, &(), &[]).await?;
-                serve::place(fd, is_proxied, &self.clients, &self.crew);
+                match accept::adopt(fd, is_proxied, &self.clients) {
+                    Ok(Some(arrival)) => self.crew.place(arrival, None),
+                    Ok(None) => {}
+                    Err(e) => log_at!(Debug, "a connection of the process before was lost: {e}"),
+                }
             }
             tag::ANSWER => {
                 let AnswerRecord { number, is_done } = message.record()?;

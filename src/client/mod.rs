@@ -23,6 +23,7 @@ pub(crate) mod timeouts;
 
 pub(crate) use cancel::carry_out_for_successor;
 
+use std::io;
 use std::os::fd::RawFd;
 use std::pin::pin;
 use std::rc::Rc;
@@ -35,7 +36,6 @@ use pgweir_proto::sqlstate::SqlStates;
 use tokio::sync::mpsc::UnboundedSender;
 
 use crate::auth::AuthContext;
-use crate::log::log_at;
 use crate::net::clock;
 use crate::net::stream::{Detached, Stream};
 use crate::pool::Permit;
@@ -140,14 +140,35 @@ impl Drop for ClientSlot {
     }
 }
 
-/// A connection that has just been accepted.
-pub(crate) struct Arrival {
-    pub(crate) socket: Detached,
+/// A connection that has just been accepted, its socket on the runtime of its worker or, as yet, on none.
+pub(crate) struct Arrival<S> {
+    pub(crate) socket: S,
     pub(crate) ends: Ends,
     /// It comes from a balancer, and begins with a PROXY header.
     pub(crate) is_proxied: bool,
     pub(crate) slot: ClientSlot,
     pub(crate) place: LoginPlace,
+}
+
+impl<S> Arrival<S> {
+    fn with<T>(self, make: impl FnOnce(S) -> io::Result<T>) -> io::Result<Arrival<T>> {
+        let Arrival { socket, ends, is_proxied, slot, place } = self;
+        Ok(Arrival { socket: make(socket)?, ends, is_proxied, slot, place })
+    }
+}
+
+impl Arrival<Stream> {
+    /// To go to another worker.
+    pub(crate) fn detach(self) -> io::Result<Arrival<Detached>> {
+        self.with(Stream::detach)
+    }
+}
+
+impl Arrival<Detached> {
+    /// On the runtime of the calling thread.
+    pub(crate) fn attach(self) -> io::Result<Arrival<Stream>> {
+        self.with(Detached::attach)
+    }
 }
 
 /// An arrival that its worker has taken.
@@ -161,13 +182,9 @@ struct Newcomer {
 }
 
 /// Serves a client that has just connected, until it is gone.
-pub(crate) async fn serve(clients: Arc<Clients>, worker: Rc<Worker>, arrival: Arrival, placed: Placed) {
-    let Arrival { socket, ends, is_proxied, slot, place } = arrival;
+pub(crate) async fn serve(clients: Arc<Clients>, worker: Rc<Worker>, arrival: Arrival<Stream>, placed: Placed) {
+    let Arrival { socket: stream, ends, is_proxied, slot, place } = arrival;
     let connect_us = clock::now_us();
-    let stream = match socket.attach() {
-        Ok(stream) => stream,
-        Err(e) => return log_at!(Warning, "client at {ends} cannot be served: {e}"),
-    };
     if is_given_away(&clients, &stream, is_proxied).await {
         return;
     }
