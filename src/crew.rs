@@ -282,7 +282,7 @@ async fn work(
             ToWorker::EndAll(error) => worker.each_session(|cell| cell.kill(error.clone(), true)),
             ToWorker::Adoptee(adoptee, placed) => {
                 let (clients, worker) = (Arc::clone(&clients), Rc::clone(&worker));
-                tokio::task::spawn_local(serve_adoptee(clients, worker, *adoptee, placed));
+                serve_adoptee(&clients, &worker, *adoptee, placed);
             }
             ToWorker::Client(arrival, placed) => {
                 match arrival.attach() {

@@ -202,22 +202,22 @@ pub(crate) struct SessionCell {
     pub(crate) was_notified: Cell<bool>,
     /// SUSPEND: it has come to rest, and is woken when it may go on.
     pub(crate) is_resting: Cell<bool>,
-    kill: RefCell<Option<Kill>>,
-    waker: RefCell<Option<Waker>>,
+    /// Boxed, as hardly anybody has one.
+    kill: Cell<Option<Box<Kill>>>,
 }
 
 impl SessionCell {
-    pub(crate) fn new(info: Arc<ClientInfo>) -> SessionCell {
+    /// `to_client` is open.
+    pub(crate) fn new(info: Arc<ClientInfo>, to_client: Rc<Lane>) -> SessionCell {
         SessionCell {
             info,
-            to_client: Rc::new(Lane::new(Towards::Client)),
+            to_client,
             to_server: Rc::new(Lane::new(Towards::Server)),
             is_idle_in_transaction: Cell::new(false),
             is_welcomed: Cell::new(false),
             was_notified: Cell::new(false),
             is_resting: Cell::new(false),
-            kill: RefCell::new(None),
-            waker: RefCell::new(None),
+            kill: Cell::new(None),
         }
     }
 
@@ -226,28 +226,29 @@ impl SessionCell {
         self.to_client.set_waker(waker);
         self.to_server.set_waker(waker);
         self.info.set_waker(waker);
-        *self.waker.borrow_mut() = Some(waker.clone());
     }
 
     /// Ends the session the next time that it runs, which is at once. The first reason stays.
     pub(crate) fn kill(&self, error: ClientError, tell: bool) {
-        self.kill.borrow_mut().get_or_insert(Kill { error, tell });
+        let first = self.kill.take();
+        self.kill.set(first.or_else(|| Some(Box::new(Kill { error, tell }))));
         self.wake();
     }
 
     fn wake(&self) {
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.to_client.wake();
     }
 
     pub(crate) fn is_killed(&self) -> bool {
-        self.kill.borrow().is_some()
+        let kill = self.kill.take();
+        let is_killed = kill.is_some();
+        self.kill.set(kill);
+        is_killed
     }
 
     #[inline]
-    pub(crate) fn take_kill(&self) -> Option<Kill> {
-        self.kill.borrow_mut().take()
+    pub(crate) fn take_kill(&self) -> Option<Box<Kill>> {
+        self.kill.take()
     }
 }
 

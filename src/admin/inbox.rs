@@ -61,6 +61,11 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
+    /// Some was read before.
+    pub(super) fn new(ahead: Vec<u8>) -> Inbox {
+        Inbox { bytes: ahead }
+    }
+
     /// The next request; `None`: more must be read.
     pub(super) fn next(&mut self) -> Result<Option<Request>, Fault> {
         loop {

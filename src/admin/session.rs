@@ -137,7 +137,8 @@ pub(super) struct Session {
 
 impl Session {
     pub(super) fn new(console: Arc<Console>, client: ConsoleClient) -> io::Result<Session> {
-        let ConsoleClient { socket, id, ends, user, access, application_name, mut slot, permits, connect_us } = client;
+        let ConsoleClient { socket, ahead, id, ends, user, access, application_name, mut slot, permits, connect_us } =
+            client;
         let stream = socket.attach()?;
         let registry = &console.pools.registry;
         let peer_id = console.pools.config().settings.peer_id;
@@ -163,7 +164,7 @@ impl Session {
             info,
             access,
             stream,
-            inbox: Inbox::default(),
+            inbox: Inbox::new(ahead),
             killed,
             prepared: Prepared::default(),
             in_block: false,

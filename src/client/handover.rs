@@ -11,6 +11,7 @@ use std::sync::Arc;
 use pgweir_config::Settings;
 use pgweir_proto::client_error::ClientError;
 
+use super::login_stream::LoginStream;
 use super::session::{Seat, Session};
 use super::session_use::Told;
 use super::{ClientSlot, Clients, sqlstates};
@@ -232,7 +233,7 @@ impl Adoptee {
 }
 
 /// Serves it, on its worker, as the process before did.
-pub(crate) async fn serve_adoptee(clients: Arc<Clients>, worker: Rc<Worker>, mut adoptee: Adoptee, placed: Placed) {
+pub(crate) fn serve_adoptee(clients: &Arc<Clients>, worker: &Rc<Worker>, mut adoptee: Adoptee, placed: Placed) {
     let pools = &clients.pools;
     let stream = match adoptee.attach() {
         Ok(stream) => stream,
@@ -243,7 +244,8 @@ pub(crate) async fn serve_adoptee(clients: Arc<Clients>, worker: Rc<Worker>, mut
     };
     let Adoptee { info, record, names, server, seat, .. } = adoptee;
     let asked = Parameters::of_reports(&record.asked, &pools.tracked);
-    let mut session = Session::new(&worker, pools, seat, stream, info, asked);
+    let parts = LoginStream::new(stream, worker).into_parts();
+    let mut session = Session::new(worker, pools, seat, parts, info, asked);
     session.parameters = Parameters::of_reports(&record.parameters, &pools.tracked);
     session.was_reset = record.was_reset;
     session.names = names;
@@ -263,8 +265,7 @@ pub(crate) async fn serve_adoptee(clients: Arc<Clients>, worker: Rc<Worker>, mut
         session.cell.info.set_link(id);
     }
     session.note_prepared();
-    session.run().await;
-    drop(placed);
+    tokio::task::spawn_local(session.run(placed));
 }
 
 /// Tells a client of the process before that there is nothing for it here.

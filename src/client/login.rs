@@ -17,6 +17,7 @@ use super::admission::LoginPlace;
 use super::cancel::CancelRequest;
 use super::end::End;
 use super::handshake::{self, Encryption, HandshakeError, Hello, Startup};
+use super::login_stream::{LoginStream, Parts};
 use super::proxy::{self, HeaderError};
 use super::secrets::{Proven, Secrets};
 use super::session::{Seat, Session};
@@ -25,7 +26,6 @@ use super::{ClientSlot, Clients, ConsoleAccess, ConsoleClient, Newcomer, replica
 use crate::auth::{self, Asked, AuthError, Method, Origin, Outside, Reason};
 use crate::log::{self, Level, Subject, Topic};
 use crate::net::clock;
-use crate::net::stream::Stream;
 use crate::pool::Permit;
 use crate::pools::entries::{Database, User};
 use crate::pools::{Membership, Pools, Walsender};
@@ -101,8 +101,8 @@ impl Who {
 
 /// Takes a new client through its login. `None`: there is no session, and all is said.
 pub(super) async fn log_in(clients: &Arc<Clients>, worker: &Rc<Worker>, newcomer: Newcomer) -> Option<Session> {
-    let Newcomer { mut stream, ends, is_proxied, slot, place: mut login_place, connect_us } = newcomer;
-    let id = slot.id();
+    let Newcomer { stream, ends, is_proxied, slot, place: mut login_place, connect_us } = newcomer;
+    let (id, mut stream) = (slot.id(), LoginStream::new(stream, worker));
     let mut who = Who { id, ends, database: "(nodb)".into(), user: "(nouser)".into(), connect_us };
     match &who.ends {
         Ends::Tcp { peer, local } => who.log_at(Level::Debug, format_args!("P: got connection: {peer} -> {local}")),
@@ -130,31 +130,33 @@ pub(super) async fn log_in(clients: &Arc<Clients>, worker: &Rc<Worker>, newcomer
         Err(Refused::Cancel(key)) => {
             let mut slot = slot;
             slot.logged_in();
-            let (pools, ends, tls) = (Arc::clone(&clients.pools), who.ends, stream.tls_description());
-            let request =
-                CancelRequest { pools, key, id, ends, tls, connect_us, _held: Some((stream.detach().ok()?, slot)) };
+            let (pools, ends, tls) = (Arc::clone(&clients.pools), who.ends, stream.stream().tls_description());
+            let (socket, _) = stream.detach().ok()?;
+            let request = CancelRequest { pools, key, id, ends, tls, connect_us, _held: Some((socket, slot)) };
             clients.pools.control.spawn(request.carry_out());
             return None;
         }
         Err(refused) => {
-            refuse(clients, &mut stream, &who, refused).await;
+            refuse(clients, &stream, &who, refused).await;
             return None;
         }
     };
     match admitted.place {
         Place::Console(access, permits) => {
-            let socket = stream.detach().ok()?;
+            // What was sent there is out.
+            let (socket, ahead) = stream.detach().ok()?;
             let Who { ends, user, .. } = who;
             let application_name = admitted.asked.get(APPLICATION_NAME).cloned();
             let user = user.into();
-            let client = ConsoleClient { id, socket, ends, user, access, application_name, slot, permits, connect_us };
+            let client =
+                ConsoleClient { id, socket, ahead, ends, user, access, application_name, slot, permits, connect_us };
             // The console is gone only when the process goes.
             let _ = clients.console.send(client);
             None
         }
         Place::Pool(place) => {
             let walsender = place.walsender.clone();
-            let mut session = enter(clients, worker, stream, &who, place, admitted.asked, slot);
+            let mut session = enter(clients, worker, stream.into_parts(), &who, place, admitted.asked, slot);
             let welcomed = match walsender {
                 // It may have to queue, as others do once they are in: query_wait_timeout is for that.
                 Some(walsender) => replication::welcome(&mut session, &config, walsender, admitted.unsent).await,
@@ -221,7 +223,7 @@ fn some(duration: Duration) -> Option<Duration> {
 /// Reads what the balancer has to say. That is nothing to its client, which is told nothing of an error.
 async fn come_from(
     config: &Config,
-    stream: &mut Stream,
+    stream: &mut LoginStream,
     who: &mut Who,
     login_place: &mut LoginPlace,
 ) -> Result<(), Refused> {
@@ -256,7 +258,7 @@ async fn identify(
     clients: &Arc<Clients>,
     worker: usize,
     config: &Arc<Config>,
-    stream: &mut Stream,
+    stream: &mut LoginStream,
     who: &mut Who,
     login_place: &mut LoginPlace,
     slot: &ClientSlot,
@@ -266,8 +268,8 @@ async fn identify(
     // It may have taken its time, and been forbidden to come in meanwhile.
     let config = &pools.config();
     if pools.tls().acceptor.as_ref().is_some_and(|acceptor| acceptor.is_required)
-        && !stream.is_unix()
-        && stream.tls().is_none()
+        && !stream.stream().is_unix()
+        && stream.stream().tls().is_none()
     {
         return Err(ClientError::SslRequired.into());
     }
@@ -288,7 +290,7 @@ async fn identify(
             "login attempt: db={} user={} tls={} replication={replication}",
             startup.database,
             startup.user,
-            stream.tls_description().as_deref().unwrap_or("no")
+            stream.stream().tls_description().as_deref().unwrap_or("no")
         ));
     }
     let asked = with_host(config, &startup, &who.ends);
@@ -321,28 +323,29 @@ async fn identify(
 }
 
 /// The startup packet, inside TLS if the client wants that or must.
-async fn startup(clients: &Clients, config: &Config, stream: &mut Stream, who: &Who) -> Result<Startup, Refused> {
+async fn startup(clients: &Clients, config: &Config, stream: &mut LoginStream, who: &Who) -> Result<Startup, Refused> {
     let pools = &clients.pools;
     let tls = pools.tls();
     // As in PgBouncer, none over Unix sockets.
-    let acceptor = tls.acceptor.as_ref().filter(|_| !stream.is_unix());
+    let acceptor = tls.acceptor.as_ref().filter(|_| !stream.stream().is_unix());
     let mut encryption =
         acceptor.map_or(Encryption::Unavailable, |acceptor| Encryption::Offered { is_required: acceptor.is_required });
     loop {
         let hello = handshake::read_hello(stream, config, &pools.tracked, encryption).await?;
-        let early = match (hello, acceptor) {
+        let (early, acceptor) = match (hello, acceptor) {
             (Hello::Startup(startup), _) => return Ok(startup),
             (Hello::Cancel(key), _) => return Err(Refused::Cancel(key)),
-            (Hello::Tls { early }, Some(acceptor)) => acceptor.begin(&early).map(|tls| (tls, !early.is_empty())),
+            (Hello::Tls { early }, Some(acceptor)) => (early, acceptor),
             (Hello::Tls { .. }, None) => return Err(Refused::Gone("failed to accept SSL".to_owned())),
         };
         let failed = |e: &dyn std::fmt::Display| {
             who.log_at(Level::Warning, format_args!("TLS handshake error: {e}"));
             Refused::Gone("TLS handshake failed".to_owned())
         };
-        let (tls, is_direct) = early.map_err(|e| failed(&e))?;
+        let is_direct = !early.is_empty();
         // Boxed, as it is large and not everybody's.
-        Box::pin(stream.start_tls(tls, Some(clients.auth.beside()))).await.map_err(|e| failed(&e))?;
+        Box::pin(stream.start_tls(acceptor, early, clients.auth.beside())).await.map_err(|e| failed(&e))?;
+        let stream = stream.stream();
         if stream.tls().is_some_and(|tls| tls.lock().is_resumed()) {
             who.log_at(Level::Debug, format_args!("TLS session resumed"));
         }
@@ -395,8 +398,8 @@ fn with_host(config: &Config, startup: &Startup, ends: &Ends) -> Parameters {
 }
 
 /// Resolves when the client has gone, whatever it has said before, and takes nothing of that.
-async fn end_of(stream: &Stream) {
-    while !stream.is_peer_gone() {
+async fn end_of(stream: &LoginStream) {
+    while !stream.stream().is_peer_gone() {
         tokio::time::sleep(CLIENT_LOOK).await;
     }
 }
@@ -406,12 +409,12 @@ async fn authenticate(
     clients: &Clients,
     worker: usize,
     config: &Arc<Config>,
-    stream: &mut Stream,
+    stream: &mut LoginStream,
     ends: &Ends,
     startup: &Startup,
     is_forced: bool,
 ) -> Result<Proven, Refused> {
-    let origin = Origin::new(stream, ends);
+    let origin = Origin::new(stream.stream(), ends);
     let Startup { database, user, .. } = startup;
     let is_physical = startup.walsender.as_ref().is_some_and(|walsender| walsender.kind == Replication::Physical);
     let method = Method::choose(config, &origin, is_physical, database, user)?;
@@ -437,7 +440,7 @@ async fn authenticate(
 async fn ask_outside(
     clients: &Clients,
     config: &Config,
-    stream: &mut Stream,
+    stream: &mut LoginStream,
     origin: &Origin,
     startup: &Startup,
     outside: &Outside,
@@ -460,19 +463,19 @@ async fn console_access(
     clients: &Clients,
     worker: usize,
     config: &Arc<Config>,
-    stream: &mut Stream,
+    stream: &mut LoginStream,
     ends: &Ends,
     startup: &Startup,
 ) -> Result<ConsoleAccess, Refused> {
     let settings = &config.settings;
-    if auth::is_console_owner(stream, &startup.user) {
+    if auth::is_console_owner(stream.stream(), &startup.user) {
         return Ok(ConsoleAccess::Admin);
     }
     let proven = authenticate(clients, worker, config, stream, ends, startup, false).await?;
     // The console itself knows nothing of methods.
     let gone = |e: std::io::Error| Refused::Gone(e.to_string());
     stream.write_all(&proven.unsent).await.map_err(gone)?;
-    stream.flush().await.map_err(gone)?;
+    stream.settle().await.map_err(gone)?;
     if settings.admin_users.has(&startup.user) {
         Ok(ConsoleAccess::Admin)
     } else if settings.stats_users.has(&startup.user) {
@@ -499,7 +502,7 @@ fn console_permits(
 fn enter(
     clients: &Arc<Clients>,
     worker: &Rc<Worker>,
-    stream: Stream,
+    parts: Parts,
     who: &Who,
     place: PoolPlace,
     asked: Parameters,
@@ -514,16 +517,16 @@ fn enter(
         |key| {
             let mut info = ClientInfo::new(who.id, key, who.ends.clone(), names.0, names.1, who.connect_us);
             info.replication = walsender.map(|walsender| walsender.kind);
-            info.tls = stream.tls_description();
-            info.fd = stream.fd();
+            info.tls = parts.stream.tls_description();
+            info.fd = parts.stream.fd();
             info
         },
     );
-    Session::new(worker, &clients.pools, Seat { member, permits, slot }, stream, info, asked)
+    Session::new(worker, &clients.pools, Seat { member, permits, slot }, parts, info, asked)
 }
 
 /// Tells a client that it is not let in, the log first.
-async fn refuse(clients: &Clients, stream: &mut Stream, who: &Who, refused: Refused) {
+async fn refuse(clients: &Clients, stream: &LoginStream, who: &Who, refused: Refused) {
     let (reason, told) = match refused {
         Refused::Cancel(_) => return,
         Refused::Silent => return who.log_at(Level::Debug, format_args!("client unexpected eof before its login")),
@@ -568,9 +571,9 @@ async fn refuse(clients: &Clients, stream: &mut Stream, who: &Who, refused: Refu
     tell(clients, stream, &error);
 }
 
-fn tell(clients: &Clients, stream: &mut Stream, error: &ClientError) {
+fn tell(clients: &Clients, stream: &LoginStream, error: &ClientError) {
     let mut message = Vec::new();
     error.encode(sqlstates(&clients.pools.config().settings), &mut message);
-    stream.discard_unread();
-    stream.try_end(&message);
+    stream.stream().discard_unread();
+    stream.end(&message);
 }

@@ -1,11 +1,12 @@
 //! A client's whole life, a file per phase, in the order in which they come:
-//! `admission` (is there a place), `proxy` (where a balancer says it comes from), `handshake` (startup packet), `login` (who, where, may it; its secret from `secrets`), `welcome` (or
-//! `replication`), `session` (asks) and `wait` (for a server), `relay` and `replies` (is served), `end`; or `handover` to another
+//! `admission` (is there a place), `login_stream` (how it is read and written until it is in), `proxy` (where a balancer says it comes from), `handshake` (startup packet), `login` (who, where,
+//! may it; its secret from `secrets`), `welcome` (or `replication`), `session` (asks) and `wait` (for a server), `relay` and `replies` (is served), `end`; or `handover` to another
 //! process, and from it. `timeouts` looks on.
 
 pub(crate) mod admission;
 pub(crate) mod throttle;
 mod proxy;
+mod login_stream;
 mod handshake;
 mod login;
 mod secrets;
@@ -80,6 +81,8 @@ pub(crate) fn sqlstates(settings: &Settings) -> SqlStates {
 pub(crate) struct ConsoleClient {
     pub(crate) id: u64,
     pub(crate) socket: Detached,
+    /// Read already, and not looked at.
+    pub(crate) ahead: Vec<u8>,
     pub(crate) ends: Ends,
     pub(crate) user: Arc<str>,
     pub(crate) access: ConsoleAccess,
@@ -193,10 +196,7 @@ pub(crate) async fn serve(clients: Arc<Clients>, worker: Rc<Worker>, arrival: Ar
     tokio::task::spawn_local(async move {
         let log_in = pin!(login::log_in(&clients, &worker, newcomer));
         if let Some(session) = worker.paced(log_in).await {
-            tokio::task::spawn_local(async move {
-                session.run().await;
-                drop(placed);
-            });
+            tokio::task::spawn_local(session.run(placed));
         }
     });
 }

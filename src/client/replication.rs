@@ -26,7 +26,7 @@ pub(super) async fn welcome(
     let welcome = session.claim_server(walsender).await.map_err(refused)?;
     let notices = session.server.as_mut().map(|server| std::mem::take(&mut server.notices)).unwrap_or_default();
     session.assigned();
-    greet(session, config, &welcome, unsent, notices).await
+    greet(session, config, &welcome, unsent, notices)
 }
 
 impl Session {

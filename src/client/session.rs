@@ -1,6 +1,7 @@
 //! A client that is logged in: it asks, gets a server, is served, and gives the server back.
 
 use std::future::poll_fn;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -11,6 +12,7 @@ use pgweir_proto::client_error::ClientError;
 
 use super::ClientSlot;
 use super::end::End;
+use super::login_stream::Parts;
 use super::session_use::{Told, Watch};
 use crate::log::Level;
 use crate::net::stream::Stream;
@@ -20,7 +22,7 @@ use crate::registry::{Buffered, ClientInfo};
 use crate::relay::{Dialect, First, Names, Parses, Requests, SessionUse, Stop, Tracking};
 use crate::server::parameters::Parameters;
 use crate::server::{Server, query};
-use crate::worker::{SessionCell, Worker};
+use crate::worker::{Placed, SessionCell, Worker};
 
 /// Runs up to this size are copied into the outbox; longer ones are sent at once.
 pub(super) const COPY_MAX: usize = 4 * 1024;
@@ -101,12 +103,11 @@ impl Session {
         worker: &Rc<Worker>,
         pools: &Arc<Pools>,
         seat: Seat,
-        stream: Stream,
+        Parts { stream, lane, ahead }: Parts,
         info: Arc<ClientInfo>,
         asked: Parameters,
     ) -> Session {
-        let cell = Rc::new(SessionCell::new(info));
-        cell.to_client.open(stream.fd(), stream.tls());
+        let cell = Rc::new(SessionCell::new(info, lane));
         let listed = worker.enlist(&cell);
         let Seat { member, permits, slot } = seat;
         Session {
@@ -123,7 +124,7 @@ impl Session {
             names: Names::default(),
             has_reused_name: false,
             is_held: false,
-            partial: Vec::new(),
+            partial: ahead,
             server: None,
             is_in_query: false,
             was_told: false,
@@ -137,11 +138,15 @@ impl Session {
         }
     }
 
-    /// Serves the client to its end.
-    pub(super) async fn run(mut self) {
-        self.enter_task().await;
-        let end = self.serve().await;
-        self.finish(end).await;
+    /// Serves the client to its end. No `async fn`, whose future would have room for the session twice.
+    #[expect(clippy::manual_async_fn)]
+    pub(super) fn run(mut self, placed: Placed) -> impl Future<Output = ()> {
+        async move {
+            self.enter_task().await;
+            let end = self.serve().await;
+            Box::pin(self.finish(end)).await;
+            drop(placed);
+        }
     }
 
     /// Whoever wants this session to look up wakes the task that calls this.
@@ -165,32 +170,31 @@ impl Session {
                 true => poll_fn(|cx| self.poll_relay(cx)).await,
                 false => self.transaction().await,
             };
-            is_linked = match done {
+            let must_leave = match done {
                 Ok(()) => false,
-                Err(End::Leaving) => {
-                    // Boxed, as it is large, and room for it would be taken by every client.
-                    if Box::pin(self.leave()).await {
-                        return End::Leaving;
-                    }
-                    self.server.is_some()
-                }
+                Err(End::Leaving) => true,
                 Err(end) => return end,
             };
+            // Boxed, as it is large, and room for it would be taken by every client.
+            if must_leave && Box::pin(self.leave()).await {
+                return End::Leaving;
+            }
+            is_linked = must_leave && self.server.is_some();
         }
     }
 
     /// From a request to the release of the server.
     async fn transaction(&mut self) -> Result<(), End> {
-        let early = std::mem::take(&mut self.partial);
-        let asked = match self.look(&early)? {
+        let asked = match self.look_early()? {
             Some(asked) => asked,
             None => poll_fn(|cx| self.poll_idle(cx)).await?,
         };
         match self.make_ready(asked).await {
-            Ok(()) => poll_fn(|cx| self.poll_relay(cx)).await,
-            Err(End::WaitCanceled) => self.answer_canceled(),
-            Err(end) => Err(end),
+            Ok(()) => {}
+            Err(End::WaitCanceled) => return self.answer_canceled(),
+            Err(end) => return Err(end),
         }
+        poll_fn(|cx| self.poll_relay(cx)).await
     }
 
     /// Gets what was asked on its way to a server.
@@ -249,6 +253,12 @@ impl Session {
                 return Poll::Ready(Ok(asked));
             }
         }
+    }
+
+    /// Acts on what it has sent before it came to rest.
+    fn look_early(&mut self) -> Result<Option<Asked>, End> {
+        let early = std::mem::take(&mut self.partial);
+        self.look(&early)
     }
 
     /// Acts on what a client without a server has sent; `None` if it needs no server yet.
@@ -323,27 +333,33 @@ impl Session {
     }
 
     pub(super) async fn apply_parameters(&mut self) -> Result<(), End> {
-        let Some(server) = &mut self.server else { return Ok(()) };
+        let Some(server) = &self.server else { return Ok(()) };
         if server.parameters.is_same(&self.parameters) {
             return Ok(());
         }
         if let Some(sql) = self.parameters.set_commands(&server.parameters, &self.pools.tracked) {
-            server.log_at(Level::Debug, format_args!("varcache_apply: {sql}"));
-            let limit = self.pools.config().settings.server_connect_timeout;
-            let limit = if limit.is_zero() { PARAMETERS_TIMEOUT } else { limit };
-            let cell = &self.cell;
-            let mut run = Box::pin(query::run(server, &self.pools.tracked, &sql, limit));
-            let done = poll_fn(|cx| match cell.take_kill() {
-                Some(kill) => Poll::Ready(Err(End::Killed(kill))),
-                None => run.as_mut().poll(cx).map_err(End::ParametersFailed),
-            });
-            done.await?;
-            drop(run);
+            // Boxed, as it is large, and room for it would be taken by every client.
+            Box::pin(self.set_parameters(sql)).await?;
         }
+        let Some(server) = &self.server else { return Ok(()) };
         server.info.set_values(server.parameters.shared());
         self.parameters = self.parameters.as_on(&server.parameters);
         self.cell.info.set_values(self.parameters.shared());
         Ok(())
+    }
+
+    async fn set_parameters(&mut self, sql: String) -> Result<(), End> {
+        let Some(server) = &mut self.server else { return Ok(()) };
+        server.log_at(Level::Debug, format_args!("varcache_apply: {sql}"));
+        let limit = self.pools.config().settings.server_connect_timeout;
+        let limit = if limit.is_zero() { PARAMETERS_TIMEOUT } else { limit };
+        let cell = &self.cell;
+        let mut run = pin!(query::run(server, &self.pools.tracked, &sql, limit));
+        let done = poll_fn(|cx| match cell.take_kill() {
+            Some(kill) => Poll::Ready(Err(End::Killed(*kill))),
+            None => run.as_mut().poll(cx).map_err(End::ParametersFailed),
+        });
+        done.await.map(drop)
     }
 
     /// Sends to the server what `buf` holds in whole messages and keeps the rest.
@@ -497,7 +513,7 @@ impl Session {
     pub(super) fn check(&self) -> Result<(), End> {
         self.worker.note_poll();
         if let Some(kill) = self.cell.take_kill() {
-            return Err(End::Killed(kill));
+            return Err(End::Killed(*kill));
         }
         match self.cell.to_client.failure() {
             Some(e) => Err(End::ClientFailed(e)),

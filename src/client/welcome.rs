@@ -7,7 +7,6 @@ use pgweir_proto::client_error::ClientError;
 use pgweir_proto::error_response::{ErrorResponse, Severity};
 use pgweir_proto::sqlstate::SqlState;
 use pgweir_proto::{auth as auth_message, backend, console};
-use tokio::io::AsyncWriteExt;
 
 use super::end::{End, parameters_error};
 use super::login::Refused;
@@ -35,11 +34,11 @@ pub(super) async fn welcome(session: &mut Session, config: &Config, unsent: Vec<
         }
     };
     session.asked = session.parameters.clone();
-    greet(session, config, &welcome, unsent, notices).await
+    greet(session, config, &welcome, unsent, notices)
 }
 
 /// What a server of its own would tell the client, behind what is in `out`.
-pub(super) async fn greet(
+pub(super) fn greet(
     session: &mut Session,
     config: &Config,
     welcome: &Welcome,
@@ -64,11 +63,8 @@ pub(super) async fn greet(
     console::ready_for_query(&mut out, backend::TransactionStatus::Idle);
     info.set_request_us(crate::net::clock::now_us());
     session.member.pool.stats(session.worker.id).client_logins.add(1);
-    let sent = async {
-        session.stream.write_all(&out).await?;
-        session.stream.flush().await
-    };
-    sent.await.map_err(|e| Refused::Gone(e.to_string()))
+    session.worker.outbox.push(&session.cell.to_client, &out);
+    session.cell.to_client.failure().map_or(Ok(()), |e| Err(Refused::Gone(e.to_string())))
 }
 
 /// Gets a server, to learn what it says at login.

@@ -32,7 +32,6 @@ pub(crate) enum Towards {
 }
 
 /// One direction of a session.
-#[derive(Debug)]
 pub(crate) struct Lane {
     towards: Towards,
     /// The socket that the bytes go to; -1 while there is none.
@@ -44,10 +43,10 @@ pub(crate) struct Lane {
     place: Cell<(u64, u32)>,
     /// Bytes, as they go out, that the socket did not take; what follows must wait behind them.
     unsent: RefCell<Vec<u8>>,
-    /// The socket refused for good; an errno.
-    failed: Cell<Option<i32>>,
+    /// The socket refused for good; an errno, or 0.
+    failed: Cell<i32>,
     /// The session's task, to be woken when a send came up short.
-    waker: RefCell<Option<Waker>>,
+    waker: Cell<Option<Waker>>,
 }
 
 impl Lane {
@@ -58,8 +57,8 @@ impl Lane {
             tls: RefCell::new(None),
             place: Cell::new((0, 0)),
             unsent: RefCell::new(Vec::new()),
-            failed: Cell::new(None),
-            waker: RefCell::new(None),
+            failed: Cell::new(0),
+            waker: Cell::new(None),
         }
     }
 
@@ -68,7 +67,7 @@ impl Lane {
         debug_assert!(self.unsent.borrow().is_empty());
         self.fd.set(fd);
         self.tls.replace(tls.cloned());
-        self.failed.set(None);
+        self.failed.set(0);
     }
 
     /// Must be called before the socket is closed. What is unsent is lost.
@@ -81,9 +80,15 @@ impl Lane {
 
     /// Whom to wake when a send came up short.
     pub(crate) fn set_waker(&self, waker: &Waker) {
-        let mut slot = self.waker.borrow_mut();
-        if !slot.as_ref().is_some_and(|w| w.will_wake(waker)) {
-            *slot = Some(waker.clone());
+        let known = self.waker.take().filter(|known| known.will_wake(waker));
+        self.waker.set(known.or_else(|| Some(waker.clone())));
+    }
+
+    /// Wakes the session's task.
+    pub(crate) fn wake(&self) {
+        if let Some(waker) = self.waker.take() {
+            waker.wake_by_ref();
+            self.waker.set(Some(waker));
         }
     }
 
@@ -98,9 +103,13 @@ impl Lane {
         self.unsent.borrow().len()
     }
 
+    fn has_failed(&self) -> bool {
+        self.failed.get() != 0
+    }
+
     /// The peer is gone; an errno.
     pub(crate) fn failure(&self) -> Option<io::Error> {
-        self.failed.get().map(io::Error::from_raw_os_error)
+        self.has_failed().then(|| io::Error::from_raw_os_error(self.failed.get()))
     }
 
     /// Sends what was left over with `send`, until it would block (`Ok(false)`) or all is out.
@@ -158,16 +167,12 @@ impl Lane {
 
     fn short(&self, rest: &[u8]) {
         self.unsent.borrow_mut().extend_from_slice(rest);
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.wake();
     }
 
     fn fail(&self, errno: i32) {
-        self.failed.set(Some(errno));
-        if let Some(waker) = &*self.waker.borrow() {
-            waker.wake_by_ref();
-        }
+        self.failed.set(errno);
+        self.wake();
     }
 }
 
@@ -216,7 +221,7 @@ impl Outbox {
     /// Adds `bytes` to what `lane` sends this turn.
     #[inline]
     pub(crate) fn push(&self, lane: &Rc<Lane>, bytes: &[u8]) {
-        if bytes.is_empty() || lane.failed.get().is_some() {
+        if bytes.is_empty() || lane.has_failed() {
             return;
         }
         if lane.is_blocked() {
@@ -248,7 +253,7 @@ impl Outbox {
         if self.is_pending(lane) {
             self.flush();
         }
-        if lane.failed.get().is_some() {
+        if lane.has_failed() {
             return;
         }
         if lane.tls.borrow().is_none() {

@@ -27,7 +27,7 @@ pub(crate) use files::Stamps;
 pub(crate) use keys::TlsSecret;
 pub(crate) use records::TlsKeys;
 pub(crate) use settled::TlsState;
-pub(crate) use setup::{Dialer, SetupError, TlsSetup};
+pub(crate) use setup::{Acceptor, Dialer, SetupError, TlsSetup};
 
 /// A connection's TLS, for its stream, which reads, and for the lane that sends to it. Both are
 /// always on the same thread; the lock is for the servers that wander between threads.
