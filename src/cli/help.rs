@@ -64,6 +64,10 @@ Commands:
   config show          print the configuration that is in effect
   config sample        print a sample configuration file
   config reference     print a page about every setting
+
+Maintenance, straight on PostgreSQL:
+  report               sizes, connections, cache, tables, statements, standbys
+
 \"pgweir COMMAND --help\" tells more. Under the name pgbouncer there are no
 commands, only a configuration file.
 

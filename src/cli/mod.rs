@@ -1,8 +1,10 @@
 //! The command line: PgBouncer's, and subcommands of our own.
 
 mod args;
+mod commands;
 mod config;
 mod help;
+mod report;
 mod serve;
 
 use std::env;
@@ -15,7 +17,8 @@ use args::Command;
 use crate::process::VERSION;
 use crate::process::daemon::{self, Stage};
 
-/// Runs what the arguments say. The exit codes are those of the help text: 0 for success, 1 for everything else.
+/// Runs what the arguments say. The exit codes are those of the help texts: for the pooler and its configuration 0 for success
+/// and 1 for everything else, for maintenance those of [`Exit`](crate::maintenance::exit::Exit).
 pub fn main() -> ExitCode {
     if Stage::current() == Stage::Session {
         return exit_code(daemon::leave_terminal().map_err(|error| serve::fatal(&error)));
@@ -23,7 +26,7 @@ pub fn main() -> ExitCode {
     let mut arguments = env::args_os();
     let program = arguments.next().unwrap_or_else(|| OsString::from("pgweir"));
     match args::parse(&program, arguments) {
-        Ok(command) => exit_code(run(command)),
+        Ok(command) => run(command),
         Err(error) => {
             let program = program.display();
             eprintln!("{program}: {error}\nTry \"{program} --help\" for more information.");
@@ -42,12 +45,13 @@ fn exit_code(result: Result<(), Failed>) -> ExitCode {
     }
 }
 
-fn run(command: Command) -> Result<(), Failed> {
+fn run(command: Command) -> ExitCode {
     match command {
-        Command::Serve(args) => serve::run(args),
-        Command::Config(command) => config::run(command),
-        Command::Version => print(&format!("{VERSION}\n")),
-        Command::Help(topic) => print(help::text(topic)),
+        Command::Serve(args) => exit_code(serve::run(args)),
+        Command::Config(command) => exit_code(config::run(command)),
+        Command::Maintenance(arguments) => ExitCode::from(commands::run(arguments).code()),
+        Command::Version => exit_code(print(&format!("{VERSION}\n"))),
+        Command::Help(topic) => exit_code(print(help::text(topic))),
     }
 }
 

@@ -10,23 +10,15 @@ use std::sync::Arc;
 use rustls::ClientConfig;
 use rustls::client::{Resumption, UnbufferedClientConnection};
 use rustls::crypto::ring as provider;
-use rustls::pki_types::pem::{self, PemObject};
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::ServerName;
 
+use super::authorities;
 use super::conn::{Tls, TlsError};
 use super::setup::SetupError;
 use super::verify::{Authorities, Demand, ServerVerifier};
 
 /// Debian's and Red Hat's; then come the file named by the environment, and the environment.
 const CONF_FILES: [&str; 2] = ["/etc/ldap/ldap.conf", "/etc/openldap/ldap.conf"];
-
-/// Where systems keep the authorities that they trust: Debian, Red Hat, Alpine, SUSE.
-const SYSTEM_FILES: [&str; 4] = [
-    "/etc/ssl/certs/ca-certificates.crt",
-    "/etc/pki/tls/certs/ca-bundle.crt",
-    "/etc/ssl/cert.pem",
-    "/etc/ssl/ca-bundle.pem",
-];
 
 #[derive(Debug)]
 pub(crate) struct DirectoryTls {
@@ -105,26 +97,9 @@ impl Options {
             files.extend(entries.flatten().map(|entry| entry.path()).filter(|path| path.is_file()));
         }
         if files.is_empty() && self.path("TLS_CACERTDIR").is_none() {
-            files.extend(SYSTEM_FILES.iter().map(PathBuf::from).find(|file| file.exists()));
+            files.extend(authorities::system_file());
         }
-        let mut certificates = Vec::new();
-        for file in &files {
-            certificates.extend(certificates_of(file)?);
-        }
-        let authorities = Authorities::of_usable(certificates);
-        authorities.ok_or_else(|| {
-            let files: Vec<String> = files.iter().map(|file| file.display().to_string()).collect();
-            format!("no certificates of authorities for LDAP in {files:?}; TLS_CACERT of ldap.conf names their file")
-        })
-    }
-}
-
-/// What else is in a file does not matter: a directory may hold many things.
-fn certificates_of(file: &Path) -> Result<Vec<CertificateDer<'static>>, String> {
-    match CertificateDer::pem_file_iter(file) {
-        Ok(found) => Ok(found.filter_map(Result::ok).collect()),
-        Err(pem::Error::Io(e)) => Err(format!("{}: {e}", file.display())),
-        Err(_) => Ok(Vec::new()),
+        authorities::of_files(&files).map_err(|why| format!("{why} for LDAP; TLS_CACERT of ldap.conf names their file"))
     }
 }
 
@@ -179,6 +154,6 @@ mod tests {
         let told = |text: &str| DirectoryTls::with(&options(text), &mut |_| ()).unwrap_err();
         assert!(told("TLS_CACERT /nowhere/a").starts_with("/nowhere/a: "));
         assert!(told("TLS_CACERTDIR /nowhere").starts_with("/nowhere: "));
-        assert!(told("TLS_CACERT /dev/null").starts_with("no certificates of authorities for LDAP in [\"/dev/null\"]"));
+        assert!(told("TLS_CACERT /dev/null").starts_with("no certificates of authorities in [\"/dev/null\"] for LDAP"));
     }
 }

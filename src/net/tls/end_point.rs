@@ -21,7 +21,7 @@ const PSS_HASH: u8 = 0xa0;
 
 /// The hash of a certificate. `None` where the signature's algorithm has none, as Ed25519, or one
 /// that we do not have: PostgreSQL cannot bind to such a certificate either.
-pub(super) fn end_point(der: &[u8]) -> Option<Vec<u8>> {
+pub(crate) fn end_point(der: &[u8]) -> Option<Vec<u8>> {
     let certificate = Certificate::parse(der)?;
     let hash = signature_hash(certificate.algorithm)?;
     Some(digest::digest(hash, der).as_ref().to_vec())

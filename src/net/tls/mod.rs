@@ -1,5 +1,6 @@
 //! TLS on both sides, by rustls.
 
+mod authorities;
 mod ciphers;
 mod conn;
 #[cfg(feature = "ldap")]
@@ -13,6 +14,7 @@ mod records;
 mod settled;
 mod setup;
 mod side;
+mod straight;
 mod verify;
 mod x509;
 
@@ -22,12 +24,14 @@ pub(super) use conn::{Phase, RECORD_LEN_MAX};
 pub(crate) use conn::{Tls, TlsError};
 #[cfg(feature = "ldap")]
 pub(crate) use directory::DirectoryTls;
+pub(crate) use end_point::end_point;
 pub(crate) use expiry::Listed;
 pub(crate) use files::Stamps;
 pub(crate) use keys::TlsSecret;
 pub(crate) use records::TlsKeys;
 pub(crate) use settled::TlsState;
 pub(crate) use setup::{Acceptor, Dialer, SetupError, TlsSetup};
+pub(crate) use straight::{RootCertificates, client_config, server_name};
 
 /// A connection's TLS, for its stream, which reads, and for the lane that sends to it. Both are
 /// always on the same thread; the lock is for the servers that wander between threads.

@@ -25,7 +25,7 @@ use super::side::{Essence, Side};
 use super::verify::{ClientVerifier, Demand, Recheck, ServerVerifier};
 
 /// What we and PostgreSQL 17 call the protocol inside TLS.
-const ALPN: &[u8] = b"postgresql";
+pub(super) const ALPN: &[u8] = b"postgresql";
 
 /// Servers whose sessions are kept, with up to eight of TLS 1.3 each.
 const RESUMABLE_SERVERS: usize = 256;

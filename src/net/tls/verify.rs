@@ -86,7 +86,6 @@ impl Authorities {
     }
 
     /// Of certificates that others have gathered: those that are any. `None`: there are none.
-    #[cfg(feature = "ldap")]
     pub(super) fn of_usable(mut certificates: Vec<CertificateDer<'static>>) -> Option<Authorities> {
         certificates.retain(|der| Authorities::new(vec![der.clone()]).is_some());
         Authorities::new(certificates).filter(|usable| !usable.certificates.is_empty())

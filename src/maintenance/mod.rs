@@ -1,0 +1,40 @@
+//! The commands beside the pooler: they connect straight to PostgreSQL, do one thing and end.
+//!
+//! A command is a function `async fn(&Job, &Options) -> Done`, in a file or folder of its own here, and an entry in
+//! `crate::cli::commands`. To add one:
+//!
+//! 1. Its `Options` derive `clap::Args`: every flag with a line that names its unit, its range and what leaving it out means.
+//!    They flatten the groups of [`options`]: [`options::Target`] (which database), [`options::Limits`] (timeouts),
+//!    [`options::Show`] (`--output`), [`options::Changing`] (`--dry-run`, `--yes`).
+//! 2. It asks by [`server::Server`]: `job.connect(&options.target, options.limits)`, then `server.rows::<T>(sql, params)` with `T`
+//!    made by [`rows::row`]; the same `T`s are printed by `job.out.rows(&rows, "nothing")`. Queries name what is in pg_catalog
+//!    bare and everything else with its schema: `search_path` is empty. They must run on every supported version, as a member of
+//!    pg_monitor.
+//! 3. What changes a database: [`lock::JobLock::take`] first, then `job.confirm(what, word)`, and every statement through
+//!    `job.change(&server, sql)`, which is what `--dry-run` prints; names by [`sql::ident`] and [`sql::qualified`]. What is no
+//!    SQL is a `job.step(what)`.
+//! 4. What would be left behind by a failure or Ctrl-C is registered by `job.cleanup.later(what, action)` before it is made;
+//!    the action connects by `job.for_later()`. Loops ask `job.interrupt.check()?`; queries do so themselves, and are cancelled.
+//! 5. Programs such as pg_dump get [`conninfo::Conninfo::child_environment`] for `server.address`, after the variables of
+//!    [`conninfo::Conninfo::foreign_variables`] were removed, and a [`conninfo::Passfile`].
+//! 6. Traffic is held by [`console::hold`]; figures of the pooler come from [`console::Console::show`].
+//! 7. It returns an [`exit::Exit`], or a [`exit::Failure`] that knows its exit code and what to do about it.
+//! 8. What takes long shows itself by `job.progress(label, counted, total)`.
+
+#![allow(dead_code, unused_imports, reason = "a foundation: some of it is for commands that build on it next")]
+
+mod conninfo;
+mod console;
+pub(crate) mod exit;
+mod interrupt;
+pub(crate) mod job;
+mod lock;
+pub(crate) mod options;
+pub(crate) mod output;
+mod progress;
+pub(crate) mod report;
+mod rows;
+mod server;
+mod sql;
+mod stream;
+mod units;
