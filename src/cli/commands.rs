@@ -5,21 +5,35 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
+use super::check::Check;
+use super::locks::Locks;
+use super::pool::Pool;
 use super::report::Report;
+use super::sessions::Sessions;
 use crate::maintenance::exit::Exit;
 
 /// The tree of commands. What `--help` says comes from the comments here and at the options.
 #[derive(Parser)]
 #[command(name = "pgweir", disable_version_flag = true, subcommand_required = true, arg_required_else_help = true)]
 enum Maintenance {
+    Check(Check),
+    Locks(Locks),
+    #[command(subcommand)]
+    Pool(Pool),
     #[command(subcommand)]
     Report(Report),
+    #[command(subcommand)]
+    Sessions(Sessions),
 }
 
 impl Maintenance {
     fn run(self) -> Exit {
         match self {
+            Maintenance::Check(check) => check.run(),
+            Maintenance::Locks(locks) => locks.run(),
+            Maintenance::Pool(pool) => pool.run(),
             Maintenance::Report(report) => report.run(),
+            Maintenance::Sessions(sessions) => sessions.run(),
         }
     }
 }

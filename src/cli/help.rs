@@ -66,7 +66,11 @@ Commands:
   config reference     print a page about every setting
 
 Maintenance, straight on PostgreSQL:
+  check                whether something needs attention, with exit codes
+  locks                who waits for whose lock
+  pool advise          sizes for the pooler's pools, with the reasons
   report               sizes, connections, cache, tables, statements, standbys
+  sessions             list, cancel, terminate sessions
 
 \"pgweir COMMAND --help\" tells more. Under the name pgbouncer there are no
 commands, only a configuration file.

@@ -1,11 +1,15 @@
 //! The command line: PgBouncer's, and subcommands of our own.
 
 mod args;
+mod check;
 mod commands;
 mod config;
 mod help;
+mod locks;
+mod pool;
 mod report;
 mod serve;
+mod sessions;
 
 use std::env;
 use std::ffi::OsString;

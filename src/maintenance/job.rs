@@ -210,6 +210,20 @@ impl Job {
         server.batch(sql).await.map(|()| true)
     }
 
+    /// The same for a SELECT that changes something by what it calls: the value of its row; None: there is none, or it is a dry
+    /// run.
+    pub(crate) async fn change_value<T>(&self, server: &Server, sql: &str) -> Result<Option<T>, Failure>
+    where
+        T: for<'a> tokio_postgres::types::FromSql<'a>,
+    {
+        if self.changing.dry_run {
+            output::print(&format!("{sql};\n"))?;
+            return Ok(None);
+        }
+        let rows = server.query(sql, &[]).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+    }
+
     /// A step of the plan that is no SQL: a line of `--dry-run`. Whether it is to be done.
     pub(crate) fn step(&self, what: &str) -> Result<bool, Failure> {
         if self.changing.dry_run {

@@ -23,18 +23,22 @@
 
 #![allow(dead_code, unused_imports, reason = "a foundation: some of it is for commands that build on it next")]
 
+pub(crate) mod check;
 mod conninfo;
 mod console;
 pub(crate) mod exit;
 mod interrupt;
 pub(crate) mod job;
 mod lock;
+pub(crate) mod locks;
 pub(crate) mod options;
 pub(crate) mod output;
+pub(crate) mod pool;
 mod progress;
 pub(crate) mod report;
 mod rows;
 mod server;
+pub(crate) mod sessions;
 mod sql;
 mod stream;
 mod units;

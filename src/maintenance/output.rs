@@ -39,13 +39,17 @@ impl Output {
 
     /// Prints a list of rows. In a table, an empty one is `nothing`, a sentence.
     pub(crate) fn rows<T: Columns>(&self, rows: &[T], nothing: &str) -> Result<(), Failure> {
-        let text = match self.format {
+        print(&self.rows_text(rows, nothing)?)
+    }
+
+    /// The same as text.
+    pub(crate) fn rows_text<T: Columns>(&self, rows: &[T], nothing: &str) -> Result<String, Failure> {
+        Ok(match self.format {
             Format::Json => json(rows)?,
             Format::Csv => csv(T::COLUMNS, &values(rows)?),
             Format::Table if rows.is_empty() => format!("{nothing}\n"),
             Format::Table => table(T::COLUMNS, &values(rows)?, self.width),
-        };
-        print(&text)
+        })
     }
 
     /// Prints one result: in a table a line per field.

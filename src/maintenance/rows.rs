@@ -14,13 +14,18 @@ pub(crate) trait Columns: Serialize {
     const COLUMNS: &'static [&'static str];
 }
 
-/// A row type: its fields are the columns of the query and of the output.
+/// A row type: its fields are the columns of the query, and of the output but for those that are hidden.
 macro_rules! row {
-    ($(#[$about:meta])* $name:ident { $($(#[$note:meta])* $field:ident: $type:ty,)* }) => {
+    (
+        $(#[$about:meta])*
+        $name:ident { $($(#[$note:meta])* $field:ident: $type:ty,)* }
+        $(hidden { $($(#[$hidden_note:meta])* $hidden:ident: $hidden_type:ty,)* })?
+    ) => {
         $(#[$about])*
         #[derive(Clone, Debug, serde::Serialize)]
         pub(crate) struct $name {
             $($(#[$note])* pub(crate) $field: $type,)*
+            $($($(#[$hidden_note])* #[serde(skip)] pub(crate) $hidden: $hidden_type,)*)?
         }
 
         impl $crate::maintenance::rows::Columns for $name {
@@ -29,7 +34,10 @@ macro_rules! row {
 
         impl $crate::maintenance::rows::FromRow for $name {
             fn from_row(row: &tokio_postgres::Row) -> Result<Self, tokio_postgres::Error> {
-                Ok($name { $($field: row.try_get(stringify!($field))?,)* })
+                Ok($name {
+                    $($field: row.try_get(stringify!($field))?,)*
+                    $($($hidden: row.try_get(stringify!($hidden))?,)*)?
+                })
             }
         }
     };
