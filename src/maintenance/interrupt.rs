@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use pgweir_config::SslMode;
 use slab::Slab;
-use tokio::time::timeout;
+use tokio::sync::Notify;
+use tokio::time::{sleep, timeout};
 use tokio_postgres::CancelToken;
 
 use super::conninfo::{Address, Conninfo};
@@ -45,6 +46,8 @@ impl Canceller {
 #[derive(Clone, Default)]
 pub(crate) struct Interrupt {
     is_requested: Rc<Cell<bool>>,
+    /// Wakes those that wait for nothing but time.
+    requested: Rc<Notify>,
     running: Rc<RefCell<Slab<Canceller>>>,
 }
 
@@ -52,6 +55,15 @@ impl Interrupt {
     /// To be asked between steps; queries ask by themselves.
     pub(crate) fn check(&self) -> Result<(), Failure> {
         if self.is_requested.get() { Err(Failure::failed("interrupted")) } else { Ok(()) }
+    }
+
+    /// Waits, or fails as soon as the command is interrupted.
+    pub(crate) async fn sleep(&self, time: Duration) -> Result<(), Failure> {
+        tokio::select! {
+            () = sleep(time) => {}
+            () = self.requested.notified() => {}
+        }
+        self.check()
     }
 
     pub(crate) fn is_requested(&self) -> bool {
@@ -67,6 +79,7 @@ impl Interrupt {
     /// Cancels all that runs now.
     pub(super) async fn request(&self) {
         self.is_requested.set(true);
+        self.requested.notify_waiters();
         let running: Vec<Canceller> = self.running.borrow().iter().map(|(_, canceller)| canceller.clone()).collect();
         for canceller in running {
             canceller.cancel().await;

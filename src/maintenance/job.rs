@@ -88,8 +88,9 @@ impl Job {
         });
         let exit = match done {
             Ok(exit) => exit,
-            // How a query ended that was cancelled is no news.
-            Err(failure) if self.interrupt.is_requested() => told(Failure::failed("interrupted")).max(failure.exit),
+            Err(failure) if self.interrupt.is_requested() && failure.exit != Exit::Partly => {
+                told(Failure::failed("interrupted"))
+            }
             Err(failure) => told(failure),
         };
         failures.into_iter().map(told).fold(exit, |exit, other| if exit == Exit::Fine { other } else { exit })

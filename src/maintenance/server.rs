@@ -11,7 +11,7 @@ use tokio_postgres::types::ToSql;
 use tokio_postgres::{AsyncMessage, Client, Connection, Row, SimpleQueryMessage};
 
 use super::conninfo::{Address, Conninfo, TargetSession};
-use super::exit::Failure;
+use super::exit::{Exit, Failure};
 use super::interrupt::{Canceller, Interrupt, Registered};
 use super::job::Job;
 use super::rows::FromRow;
@@ -192,13 +192,17 @@ impl Server {
         self.conninfo.at(self.address.clone())
     }
 
-    fn check(&self) -> Result<(), Failure> {
-        self.interrupt.check()
+    /// What a query has come to. How one ended that an interrupt has cancelled is no news.
+    fn ended<T>(&self, result: Result<T, tokio_postgres::Error>) -> Result<T, Failure> {
+        result.or_else(|e| {
+            self.interrupt.check()?;
+            Err(Failure::from(e))
+        })
     }
 
     pub(crate) async fn query(&self, sql: &str, params: Params<'_>) -> Result<Vec<Row>, Failure> {
-        self.check()?;
-        Ok(self.client.query(sql, params).await?)
+        self.interrupt.check()?;
+        self.ended(self.client.query(sql, params).await)
     }
 
     /// The rows as values of a type made by [`super::rows::row`], whose fields are the columns' names.
@@ -208,8 +212,8 @@ impl Server {
 
     /// The only row there is.
     pub(crate) async fn one<T: FromRow>(&self, sql: &str, params: Params<'_>) -> Result<T, Failure> {
-        self.check()?;
-        let row = self.client.query_one(sql, params).await?;
+        self.interrupt.check()?;
+        let row = self.ended(self.client.query_one(sql, params).await)?;
         Ok(T::from_row(&row)?)
     }
 
@@ -218,8 +222,9 @@ impl Server {
     where
         T: for<'a> tokio_postgres::types::FromSql<'a>,
     {
-        self.check()?;
-        Ok(self.client.query_one(sql, params).await?.try_get(0)?)
+        self.interrupt.check()?;
+        let row = self.ended(self.client.query_one(sql, params).await)?;
+        Ok(row.try_get(0)?)
     }
 
     /// Others' statements and states are hidden from whom pg_monitor does not include.
@@ -234,16 +239,19 @@ impl Server {
     /// Runs statements that change nothing but this session, such as BEGIN and SET, by the simple protocol. What changes the
     /// database goes through `Job::change`.
     pub(crate) async fn batch(&self, sql: &str) -> Result<(), Failure> {
-        self.check()?;
-        Ok(self.client.batch_execute(sql).await?)
+        self.interrupt.check()?;
+        self.ended(self.client.batch_execute(sql).await)
     }
 
     /// The simple protocol's rows as text, for commands that know nothing else: a console's, a walsender's.
     pub(crate) async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
-        self.check()?;
-        Ok(self.client.simple_query(sql).await?)
+        self.interrupt.check()?;
+        self.ended(self.client.simple_query(sql).await)
     }
 }
+
+/// What tokio-postgres says when it has none to give.
+const PASSWORD_MISSING: &str = "password missing";
 
 /// A session before anybody knows what answers.
 pub(super) async fn login(
@@ -264,12 +272,13 @@ pub(super) async fn login(
     conninfo.options.iter().for_each(|options| _ = config.options(options));
     conninfo.password().iter().for_each(|password| _ = config.password(password.expose()));
     let refused = |e: tokio_postgres::Error| {
-        let is_without = conninfo.password().is_none() && e.to_string().contains("password missing");
-        let failure = Failure { exit: super::exit::Exit::Unreachable, ..Failure::from(e) }.while_at(address);
-        if !is_without {
-            return failure;
+        let failure = Failure { exit: Exit::Unreachable, ..Failure::from(e) };
+        if conninfo.password().is_none() && failure.sqlstate.is_none() && failure.message.contains(PASSWORD_MISSING) {
+            let hint = "put it into a .pgpass file, PGPASSWORD or the pooler's configuration";
+            return Failure { message: format!("{address} wants a password for {}", conninfo.user), ..failure }
+                .hint(hint);
         }
-        failure.hint("put the password into a .pgpass file, PGPASSWORD or the pooler's configuration")
+        failure.while_at(address)
     };
     let (client, connection) = config.connect_raw(stream, ReadyMade).await.map_err(refused)?;
     tokio::spawn(serve(connection, warn));

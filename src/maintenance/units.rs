@@ -123,7 +123,7 @@ impl FromStr for Percent {
 
 impl fmt::Display for Percent {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}%", decimals(self.0))
+        write!(f, "{} %", decimals(self.0))
     }
 }
 
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn percentages() {
         assert_eq!("20".parse(), Ok(Percent(20.0)));
-        assert_eq!("99.5 %".parse::<Percent>().map(|p| p.to_string()), Ok("99.5%".to_owned()));
+        assert_eq!("99.5 %".parse::<Percent>().map(|p| p.to_string()), Ok("99.5 %".to_owned()));
         assert!("101".parse::<Percent>().is_err() && "-1".parse::<Percent>().is_err());
     }
 }

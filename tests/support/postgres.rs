@@ -91,6 +91,9 @@ static VERSIONS: LazyLock<PathBuf> = LazyLock::new(|| readable("postgres").join(
 /// Version 18 as it is built with TLS.
 static WITH_TLS: LazyLock<PathBuf> = LazyLock::new(|| readable("postgres_tls"));
 
+/// Versions 14 and 17.
+static OLDER: LazyLock<PathBuf> = LazyLock::new(|| readable("postgres_older"));
+
 /// A copy where the account that runs the programs may read them: what is installed may be in
 /// somebody's home directory.
 fn readable(name: &str) -> PathBuf {
@@ -142,6 +145,40 @@ impl Postgres {
         static SHARED: LazyLock<Postgres> = LazyLock::new(|| lasting(|| Postgres::of_version("18")));
         installed("postgres");
         &SHARED
+    }
+
+    /// The same of version 14.
+    fn shared_14() -> &'static Postgres {
+        static SHARED: LazyLock<Postgres> = LazyLock::new(|| lasting(|| Postgres::of(OLDER.join("14/bin"))));
+        installed("postgres_older");
+        &SHARED
+    }
+
+    /// The same of version 17.
+    fn shared_17() -> &'static Postgres {
+        static SHARED: LazyLock<Postgres> = LazyLock::new(|| lasting(|| Postgres::of(OLDER.join("17/bin"))));
+        installed("postgres_older");
+        &SHARED
+    }
+
+    /// A shared server of each version from 14 to 18.
+    pub(crate) fn every_version() -> [(u32, &'static Postgres); 5] {
+        [
+            (14, Postgres::shared_14()),
+            (15, Postgres::shared()),
+            (16, Postgres::shared_16()),
+            (17, Postgres::shared_17()),
+            (18, Postgres::shared_18()),
+        ]
+    }
+
+    /// Changes settings that need a restart, and restarts it.
+    pub(crate) fn restart_with(&self, settings: &[(&str, &str)]) {
+        for (name, value) in settings {
+            self.sql(&format!("alter system set {name} = {value}"));
+        }
+        self.stop("INT");
+        self.start();
     }
 
     /// A server for one test, which may stop or kill it.

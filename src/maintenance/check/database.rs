@@ -137,7 +137,8 @@ const SEQUENCES: &str = "
            has_sequence_privilege(c.oid, 'select, usage') as may_read,
            case when s.increment_by > 0 then 100 * s.last_value::float8 / bounds.high
                 else 100 * s.last_value::float8 / bounds.low end as used_pct,
-           'at ' || s.last_value || ' of ' || case when s.increment_by > 0 then bounds.high else bounds.low end as note
+           coalesce('at ' || s.last_value || ' of ' ||
+                    case when s.increment_by > 0 then bounds.high else bounds.low end, '') as note
     from pg_sequences s
          join pg_namespace n on n.nspname = s.schemaname
          join pg_class c on c.relnamespace = n.oid and c.relname = s.sequencename and c.relkind = 'S'

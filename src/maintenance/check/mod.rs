@@ -101,10 +101,11 @@ async fn checked(job: &Job, options: &CheckOptions) -> Done {
         match measure(job, &server, options, check).await {
             Ok(subjects) => findings.extend(Finding::all(check, threshold, subjects)),
             // One that cannot be made is no reason not to make the others.
-            Err(failure) if failure.sqlstate.is_some() || check.is_pooler() => {
+            Err(failure) if failure.exit == Exit::Unreachable && !check.is_pooler() => return Err(failure),
+            Err(failure) => {
+                job.interrupt.check()?;
                 findings.push(Finding::unknown(check, threshold, failure.message));
             }
-            Err(failure) => return Err(failure),
         }
     }
     let text = format::text(options.output, &findings, &server.conninfo.dbname)?;

@@ -28,7 +28,7 @@ impl Unit {
 
     pub(super) fn show(self, value: f64) -> String {
         match self {
-            Unit::Percent => format!("{value:.1} %"),
+            Unit::Percent => Percent(value).to_string(),
             Unit::Bytes => Size(value.max(0.0) as u64).to_string(),
             Unit::Seconds => crate::maintenance::units::span_text(value),
             Unit::Count => format!("{value:.0}"),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use crate::maintenance::console::{Console, Need};
 use crate::maintenance::exit::Failure;
@@ -56,7 +56,7 @@ pub(super) async fn measure(job: &Job, target: &Target, time: Duration) -> Resul
             return Ok(found);
         }
         progress.at(begun.elapsed().as_secs());
-        sleep(EVERY).await;
+        job.interrupt.sleep(EVERY).await?;
     }
 }
 

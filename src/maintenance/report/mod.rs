@@ -37,3 +37,19 @@ impl Options {
         (self.limit > 0).then_some(i64::from(self.limit))
     }
 }
+
+/// Makes a query with `pg_class c`, then `{free}`, in it know sizes as `{size}`. To ask for the size of what is locked
+/// exclusively, as by a long VACUUM FULL, would wait: of such a relation its size at the last VACUUM or ANALYZE is told.
+fn with_size(sql: &str) -> String {
+    const LOCKED: &str = "
+        with exclusive as materialized (
+            select relation as oid from pg_locks
+            where locktype = 'relation' and mode = 'AccessExclusiveLock'
+              and database = (select oid from pg_database where datname = current_database())),
+        locked as materialized (
+            select oid from exclusive union select indrelid from pg_index where indexrelid in (select oid from exclusive))";
+    const FREE: &str = "left join pg_class free on free.oid = c.oid and c.oid not in (select oid from locked)";
+    const SIZE: &str = "coalesce(pg_total_relation_size(free.oid),
+                                 case when free.oid is null then c.relpages * current_setting('block_size')::int8 end)";
+    LOCKED.to_owned() + &sql.replace("{size}", SIZE).replace("{free}", FREE)
+}

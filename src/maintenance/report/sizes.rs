@@ -1,6 +1,6 @@
 //! `report sizes`: databases, tables, indexes.
 
-use super::Options;
+use super::{Options, with_size};
 use crate::maintenance::exit::{Done, Exit};
 use crate::maintenance::job::Job;
 use crate::maintenance::rows::row;
@@ -21,13 +21,13 @@ row! {
 
 pub(crate) async fn sizes(job: &Job, options: &Options) -> Done {
     let server = job.connect(&options.reading.target, options.reading.limits).await?;
-    let rows: Vec<SizeRow> = server.rows(SIZES, &[&options.limit()]).await?;
+    let rows: Vec<SizeRow> = server.rows(&with_size(SIZES), &[&options.limit()]).await?;
     job.out.rows(&rows, "There is nothing here whose size may be seen.")?;
     Ok(Exit::Fine)
 }
 
-/// Databases that we may connect to, or all for a member of pg_read_all_stats: others' sizes are refused. What is dropped
-/// meanwhile has a size of NULL.
+/// Databases that we may connect to, or all for a member of pg_read_all_stats: others' sizes are refused. Of what is dropped
+/// meanwhile there is no size.
 const SIZES: &str = "
     (select 'database' as kind, d.datname::text as name, pg_database_size(d.oid) as total_bytes,
             null::int8 as table_bytes, null::int8 as index_bytes, null::int8 as rows_estimate
@@ -35,15 +35,13 @@ const SIZES: &str = "
      where has_database_privilege(d.oid, 'connect') or pg_has_role('pg_read_all_stats', 'usage')
      order by 3 desc, 2 limit $1)
     union all
-    (select 'table', format('%I.%I', n.nspname, c.relname), pg_total_relation_size(c.oid), pg_table_size(c.oid),
-            pg_indexes_size(c.oid), case when c.reltuples >= 0 then c.reltuples::int8 end
-     from pg_class c join pg_namespace n on n.oid = c.relnamespace
-     where c.relkind in ('r', 'm') and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-       and pg_total_relation_size(c.oid) is not null
+    (select 'table', format('%I.%I', n.nspname, c.relname), {size}, pg_table_size(free.oid), pg_indexes_size(free.oid),
+            case when c.reltuples >= 0 then c.reltuples::int8 end
+     from pg_class c join pg_namespace n on n.oid = c.relnamespace {free}
+     where c.relkind in ('r', 'm') and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' and {size} is not null
      order by 3 desc, 2 limit $1)
     union all
-    (select 'index', format('%I.%I', n.nspname, c.relname), pg_relation_size(c.oid), null, null, null
-     from pg_class c join pg_namespace n on n.oid = c.relnamespace
-     where c.relkind = 'i' and n.nspname <> 'information_schema' and n.nspname !~ '^pg_'
-       and pg_relation_size(c.oid) is not null
+    (select 'index', format('%I.%I', n.nspname, c.relname), {size}, null, null, null
+     from pg_class c join pg_namespace n on n.oid = c.relnamespace {free}
+     where c.relkind = 'i' and n.nspname <> 'information_schema' and n.nspname !~ '^pg_' and {size} is not null
      order by 3 desc, 2 limit $1)";

@@ -1,6 +1,6 @@
 //! `report tables`: what is done to them, and when they were looked after.
 
-use super::Options;
+use super::{Options, with_size};
 use crate::maintenance::exit::{Done, Exit};
 use crate::maintenance::job::Job;
 use crate::maintenance::rows::row;
@@ -32,7 +32,7 @@ row! {
 
 pub(crate) async fn tables(job: &Job, options: &Options) -> Done {
     let server = job.connect(&options.reading.target, options.reading.limits).await?;
-    let rows: Vec<TableRow> = server.rows(TABLES, &[&options.limit()]).await?;
+    let rows: Vec<TableRow> = server.rows(&with_size(TABLES), &[&options.limit()]).await?;
     job.out.rows(&rows, "There are no tables.")?;
     Ok(Exit::Fine)
 }
@@ -49,6 +49,6 @@ const TABLES: &str = "
            extract(epoch from now() - greatest(last_analyze, last_autoanalyze))::float8 as since_analyze_s,
            age(c.relfrozenxid)::int8 as xid_age
     from pg_stat_user_tables s join pg_class c on c.oid = s.relid
-         cross join lateral (select pg_total_relation_size(s.relid) as bytes) as size
+         {free} cross join lateral (select {size} as bytes) as size
     where size.bytes is not null and c.relfrozenxid <> 0::text::xid
     order by total_bytes desc, name limit $1";

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use clap::Args;
-use tokio::time::{Instant, sleep};
+use tokio::time::Instant;
 
 use super::Options;
 use crate::maintenance::exit::{Done, Exit};
@@ -54,7 +54,7 @@ pub(crate) async fn transactions(job: &Job, options: &TransactionOptions) -> Don
     let server = job.connect(&reading.target, reading.limits).await?;
     let begun = Instant::now();
     let before: Vec<Counters> = server.rows(COUNTERS, &[]).await?;
-    sleep(options.interval.0).await;
+    job.interrupt.sleep(options.interval.0).await?;
     let after: Vec<Counters> = server.rows(COUNTERS, &[]).await?;
     let mut rows = rates(before, after, begun.elapsed().as_secs_f64());
     if let Some(limit) = options.list.limit() {

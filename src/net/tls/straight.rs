@@ -10,6 +10,7 @@ use rustls::client::Resumption;
 use rustls::crypto::ring as provider;
 use rustls::pki_types::pem::{self, PemObject};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 
 use super::authorities;
 use super::setup::{ALPN, SetupError};
@@ -51,7 +52,9 @@ pub(crate) fn client_config(
                 pem::Error::NoItemsFound => at(key, &"no usable private key in it; one with a passphrase is not"),
                 e => at(key, &e),
             })?;
-            builder.with_client_auth_cert(chain, private).map_err(|e| at(certificate, &e))?
+            let private = provider::sign::any_supported_type(&private).map_err(|e| at(key, &e))?;
+            // Not `with_client_auth_cert`, which refuses certificates of version 1.
+            builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(chain, private))))
         }
     };
     config.alpn_protocols = vec![ALPN.to_vec()];

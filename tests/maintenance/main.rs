@@ -1,0 +1,14 @@
+//! The maintenance commands, run as users run them, on real servers of every version that they support.
+
+#[path = "../support/mod.rs"]
+#[allow(dead_code, unused_imports, reason = "shared with tests/suite, which uses the rest")]
+mod support;
+
+mod check;
+mod connecting;
+mod interrupts;
+mod locks;
+mod pool;
+mod program;
+mod reports;
+mod sessions;
