@@ -5,6 +5,7 @@ use std::fs;
 use serde_json::Value;
 
 use crate::program::{Program, Ran, find, monitored, pgweir, scratch_file};
+use crate::servers::every_version;
 use crate::support::process::{scratch_dir, unprivileged};
 use crate::support::*;
 
@@ -81,7 +82,7 @@ fn every_version_and_a_standby_answer_a_monitor() {
         assert_eq!(names, wanted);
         assert!(rows.iter().all(|row| row["status"] == "ok"), "{rows:#?}");
     };
-    for (_, pg) in Postgres::every_version() {
+    for (_, pg) in every_version() {
         all(pg, &monitored(pg).1);
     }
 }

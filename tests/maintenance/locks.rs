@@ -3,12 +3,13 @@
 use serde_json::Value;
 
 use crate::program::{monitored, pgweir};
+use crate::servers::restart_with;
 use crate::support::*;
 
 /// A database with the table `t`, and a server that prepares transactions and leaves deadlocks alone for a while.
 fn server() -> (Postgres, &'static str, String) {
     let pg = Postgres::dedicated();
-    pg.restart_with(&[("max_prepared_transactions", "5"), ("deadlock_timeout", "'10min'")]);
+    restart_with(&pg, &[("max_prepared_transactions", "5"), ("deadlock_timeout", "'10min'")]);
     let (monitor, database) = monitored(&pg);
     pg.direct(&database).run("create table t (i int primary key); insert into t values (1), (2)");
     (pg, monitor, database)
@@ -99,7 +100,8 @@ fn deadlocks_are_told_before_the_server_ends_them() {
     let members: Vec<&Value> = rows.iter().filter(|row| row["deadlock"] == true).collect();
     assert_eq!(members.len(), 2, "{rows:#?}");
     assert!(members.iter().all(|row| pids.contains(&row["pid"].to_string())), "{rows:#?}");
-    let behind = rows.iter().find(|row| row["pid"].to_string() == third).expect("the third");
+    let behind =
+        rows.iter().find(|row| row["tree"].as_str().is_some_and(|tree| tree.ends_with(&third))).expect("the third");
     assert_eq!((&behind["deadlock"], &behind["depth"] != 0), (&false.into(), true));
     assert_eq!(rows.iter().filter(|row| row["depth"] == 0).count(), 1, "{rows:#?}");
 }

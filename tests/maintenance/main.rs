@@ -11,4 +11,5 @@ mod locks;
 mod pool;
 mod program;
 mod reports;
+mod servers;
 mod sessions;

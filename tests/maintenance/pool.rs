@@ -3,11 +3,12 @@
 use serde_json::Value;
 
 use crate::program::{find, monitored, pgweir};
+use crate::servers::every_version;
 use crate::support::*;
 
 #[test]
 fn what_the_server_can_take() {
-    for (version, pg) in Postgres::every_version() {
+    for (version, pg) in every_version() {
         let (monitor, database) = monitored(pg);
         let rows = pgweir("pool advise --instances 2 --others 17").on(pg, monitor, &database).rows();
         // 400 - 3 - 17 = 380; / 2 / 1.5 = 126 = 100 + 25, and one is left.

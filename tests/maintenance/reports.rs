@@ -3,13 +3,14 @@
 use serde_json::Value;
 
 use crate::program::{find, monitored, pgweir};
+use crate::servers::{every_version, restart_with};
 use crate::support::*;
 
 const REPORTS: [&str; 6] = ["sizes", "connections", "cache", "tables", "replication", "transactions --interval 100ms"];
 
 #[test]
 fn every_version_answers_a_monitor() {
-    for (version, pg) in Postgres::every_version() {
+    for (version, pg) in every_version() {
         let (monitor, database) = monitored(pg);
         pg.direct(&database).run("create table t as select i from generate_series(1, 100) i");
         let mut commands: Vec<String> = REPORTS.iter().map(|report| format!("report {report}")).collect();
@@ -143,7 +144,7 @@ fn statements_are_counted_where_the_extension_is() {
     let (monitor, database) = monitored(&pg);
     let ran = pgweir("report statements").on(&pg, monitor, &database).run().fails(2, "pg_stat_statements is not in");
     assert!(ran.stderr.contains("Hint: add it to shared_preload_libraries"), "{}", ran.stderr);
-    pg.restart_with(&[("shared_preload_libraries", "'pg_stat_statements'")]);
+    restart_with(&pg, &[("shared_preload_libraries", "'pg_stat_statements'")]);
     let mut direct = pg.direct(&database);
     direct
         .run("create schema odd; grant usage on schema odd to public; create extension pg_stat_statements schema odd");

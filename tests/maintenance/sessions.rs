@@ -71,7 +71,7 @@ fn conditions() {
     assert_eq!(scene.listed("--application", &["web_*"]), ["web_2"]);
     assert_eq!(scene.listed("--query", &["THE_SLOW.one"]), ["web_2"]);
     assert_eq!(scene.listed("--in-database postgres --application", &["web*"]), [""; 0]);
-    assert_eq!(scene.listed("--in-database * --user app --application", &["web 1"]).is_empty(), false);
+    assert!(!scene.listed("--in-database * --user app --application", &["web 1"]).is_empty());
     let pid = scene.open.backend().to_string();
     assert_eq!(scene.listed(&format!("--pid {pid}"), &[]), ["job"]);
     scene.idle.fails("select nonsense");

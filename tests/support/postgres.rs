@@ -91,12 +91,9 @@ static VERSIONS: LazyLock<PathBuf> = LazyLock::new(|| readable("postgres").join(
 /// Version 18 as it is built with TLS.
 static WITH_TLS: LazyLock<PathBuf> = LazyLock::new(|| readable("postgres_tls"));
 
-/// Versions 14 and 17.
-static OLDER: LazyLock<PathBuf> = LazyLock::new(|| readable("postgres_older"));
-
 /// A copy where the account that runs the programs may read them: what is installed may be in
 /// somebody's home directory.
-fn readable(name: &str) -> PathBuf {
+pub(crate) fn readable(name: &str) -> PathBuf {
     let (from, copy) = (installed(name), scratch_dir("programs"));
     let copied = Command::new("cp").args(["-R", "-T"]).args([&from, &copy]).status();
     assert!(copied.expect("run cp").success(), "copy {}", from.display());
@@ -104,7 +101,7 @@ fn readable(name: &str) -> PathBuf {
 }
 
 /// A child that dies with its thread needs a thread that lives as long as the process.
-fn lasting(start: fn() -> Postgres) -> Postgres {
+pub(crate) fn lasting(start: fn() -> Postgres) -> Postgres {
     let (give, take) = mpsc::channel();
     thread::spawn(move || {
         give.send(start()).expect("hand over the server");
@@ -147,40 +144,6 @@ impl Postgres {
         &SHARED
     }
 
-    /// The same of version 14.
-    fn shared_14() -> &'static Postgres {
-        static SHARED: LazyLock<Postgres> = LazyLock::new(|| lasting(|| Postgres::of(OLDER.join("14/bin"))));
-        installed("postgres_older");
-        &SHARED
-    }
-
-    /// The same of version 17.
-    fn shared_17() -> &'static Postgres {
-        static SHARED: LazyLock<Postgres> = LazyLock::new(|| lasting(|| Postgres::of(OLDER.join("17/bin"))));
-        installed("postgres_older");
-        &SHARED
-    }
-
-    /// A shared server of each version from 14 to 18.
-    pub(crate) fn every_version() -> [(u32, &'static Postgres); 5] {
-        [
-            (14, Postgres::shared_14()),
-            (15, Postgres::shared()),
-            (16, Postgres::shared_16()),
-            (17, Postgres::shared_17()),
-            (18, Postgres::shared_18()),
-        ]
-    }
-
-    /// Changes settings that need a restart, and restarts it.
-    pub(crate) fn restart_with(&self, settings: &[(&str, &str)]) {
-        for (name, value) in settings {
-            self.sql(&format!("alter system set {name} = {value}"));
-        }
-        self.stop("INT");
-        self.start();
-    }
-
     /// A server for one test, which may stop or kill it.
     pub(crate) fn dedicated() -> Postgres {
         let dir = scratch_dir("pg");
@@ -200,7 +163,8 @@ impl Postgres {
         Postgres::of(VERSIONS.join(version).join("bin"))
     }
 
-    fn of(bindir: PathBuf) -> Postgres {
+    /// A server that the programs in `bindir` make and run.
+    pub(crate) fn of(bindir: PathBuf) -> Postgres {
         let pg = Postgres::on(initialised(&bindir), bindir);
         pg.sql(ROLES);
         pg
