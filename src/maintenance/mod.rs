@@ -1,7 +1,7 @@
 //! The commands beside the pooler: they connect straight to PostgreSQL, do one thing and end.
 //!
 //! A command is a function `async fn(&Job, &Options) -> Done`, in a file or folder of its own here, and an entry in
-//! `crate::cli::commands`. To add one:
+//! `cli/commands.rs`. To add one:
 //!
 //! 1. Its `Options` derive `clap::Args`: every flag with a line that names its unit, its range and what leaving it out means.
 //!    They flatten the groups of [`options`]: [`options::Target`] (which database), [`options::Limits`] (timeouts),
