@@ -10,6 +10,7 @@ use crate::maintenance::options::{Changing, Reading};
 /// Who waits for whose lock, as a tree: first those that wait for nobody, below each who waits for it; prepared transactions
 /// and deadlocks included
 #[derive(Args)]
+#[command(mut_arg("statement_timeout", |arg| arg.default_value("10s")))]
 #[command(after_help = "\
 Examples:
   pgweir locks --dsn \"host=db dbname=app user=monitor\"
