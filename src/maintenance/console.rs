@@ -130,7 +130,7 @@ pub(crate) async fn hold(
         }
         // Registered before: the command may take effect although its answer is lost.
         undos.push(let_in_later(job, candidates, database, end));
-        match timeout(limit.0, console.command(begin, database)).await {
+        match job.interrupt.or(timeout(limit.0, console.command(begin, database))).await? {
             Ok(done) => done?,
             Err(_) => {
                 return Err(Failure::failed(format!("{begin} {database} did not end within {limit}"))

@@ -57,13 +57,17 @@ impl Interrupt {
         if self.is_requested.get() { Err(Failure::failed("interrupted")) } else { Ok(()) }
     }
 
-    /// Waits, or fails as soon as the command is interrupted.
-    pub(crate) async fn sleep(&self, time: Duration) -> Result<(), Failure> {
+    /// Waits for something that is no query of ours, or fails as soon as the command is interrupted.
+    pub(crate) async fn or<T>(&self, something: impl Future<Output = T>) -> Result<T, Failure> {
+        self.check()?;
         tokio::select! {
-            () = sleep(time) => {}
-            () = self.requested.notified() => {}
+            done = something => Ok(done),
+            () = self.requested.notified() => Err(Failure::failed("interrupted")),
         }
-        self.check()
+    }
+
+    pub(crate) async fn sleep(&self, time: Duration) -> Result<(), Failure> {
+        self.or(sleep(time)).await
     }
 
     pub(crate) fn is_requested(&self) -> bool {

@@ -254,7 +254,7 @@ impl Job {
             let mut line = String::new();
             io::stdin().lock().read_line(&mut line).map(|_| line)
         });
-        match typed.await {
+        match self.interrupt.or(typed).await? {
             Ok(Ok(line)) if line.trim() == word => Ok(()),
             _ => Err(Failure::refused("not confirmed, nothing was done")),
         }

@@ -15,7 +15,7 @@
 //!    SQL is a `job.step(what)`.
 //! 4. What would be left behind by a failure or Ctrl-C is registered by `job.cleanup.later(what, action)` before it is made;
 //!    the action connects by `job.for_later()`. Loops ask
-//!    `job.interrupt.check()?` and wait by `job.interrupt.sleep`; queries ask themselves, and are cancelled.
+//!    `job.interrupt.check()?` and wait by `job.interrupt.sleep` and `or`; queries ask themselves, and are cancelled.
 //! 5. Programs such as pg_dump get [`conninfo::Conninfo::child_environment`] for `server.address`, after the variables of
 //!    [`conninfo::Conninfo::foreign_variables`] were removed, and a [`conninfo::Passfile`].
 //! 6. Traffic is held by [`console::hold`]; figures of the pooler come from [`console::Console::show`].

@@ -1,8 +1,12 @@
 //! `sessions`: those that meet the conditions and no others.
 
+use std::io::{Read, Write};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
 use serde_json::Value;
 
-use crate::program::{Program, monitored, pgweir};
+use crate::program::{Program, dsn, monitored, pgweir};
 use crate::support::*;
 
 /// A database with three clients: `idle`, `busy` in `pg_sleep`, and `open` in a transaction.
@@ -95,6 +99,42 @@ fn nothing_is_done_unasked() {
     let asleep =
         format!("select 1 from pg_stat_activity where datname = '{}' and wait_event = 'PgSleep'", scene.database);
     assert_eq!(scene.pg.sql(&asleep).len(), 1);
+}
+
+#[test]
+fn on_a_terminal_a_word_is_asked_for() {
+    let scene = Scene::new();
+    let asked = |answer: &str| {
+        let line = format!(
+            "{} sessions terminate --state idle --dsn '{}'",
+            env!("CARGO_BIN_EXE_pgweir"),
+            dsn(scene.pg, "operator", &scene.database)
+        );
+        let mut script = Command::new("script")
+            .args(["-qec", &line, "/dev/null"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("run script");
+        let (mut stdin, mut stdout) = (script.stdin.take().expect("stdin"), script.stdout.take().expect("stdout"));
+        let mut shown = Vec::new();
+        let begun = Instant::now();
+        while !String::from_utf8_lossy(&shown).contains("Type TERMINATE to go on: ") {
+            let mut byte = [0];
+            assert_eq!(stdout.read(&mut byte).expect("read the terminal"), 1, "{}", String::from_utf8_lossy(&shown));
+            shown.extend(byte);
+        }
+        stdin.write_all(answer.as_bytes()).expect("answer");
+        let code = script.wait().expect("wait for it").code();
+        assert!(begun.elapsed() < PATIENCE, "{answer:?}: {:?}", begun.elapsed());
+        code
+    };
+    assert_eq!(asked("no\n"), Some(5));
+    // Ctrl-C
+    assert_eq!(asked("\u{3}"), Some(2));
+    assert_eq!(scene.live(), 3);
+    assert_eq!(asked("TERMINATE\n"), Some(0));
+    wait_until("it has gone", PATIENCE, || scene.live() == 2);
 }
 
 #[test]
