@@ -29,7 +29,6 @@ use crate::takeover::{Carried, Given, Giver, Parcel, tag};
 /// For so long the new process may prepare itself.
 const READY_TIMEOUT: Duration = Duration::from_secs(30);
 
-
 /// As many clients and servers are on their way at once: each has a descriptor more, and the system counts those.
 const UNDER_WAY_MAX: usize = 64;
 

@@ -68,7 +68,9 @@ impl fmt::Display for TakeError {
                 write!(f, "cannot reboot: the running process belongs to the user with number {uid}, which is not ours")
             }
             TakeError::Refused(why) => write!(f, "cannot reboot: the running process refuses: {why}"),
-            TakeError::Broken(e) => write!(f, "takeover failed; the running process serves on, unless it has ended: {e}"),
+            TakeError::Broken(e) => {
+                write!(f, "takeover failed; the running process serves on, unless it has ended: {e}")
+            }
             TakeError::Listener(e) => write!(f, "takeover failed, a socket is not what it should be: {e}"),
         }
     }

@@ -181,7 +181,8 @@ impl Session {
         if end.is_told() {
             let text = end.to_string();
             self.log_error(&text);
-            ErrorResponse::new(Severity::Fatal, sqlstates(&config.settings).code(end.sqlstate()), &text).error(&mut last);
+            ErrorResponse::new(Severity::Fatal, sqlstates(&config.settings).code(end.sqlstate()), &text)
+                .error(&mut last);
         }
         if !matches!(end, End::CutOff) {
             self.stream.try_end(&last);

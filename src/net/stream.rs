@@ -322,10 +322,12 @@ impl Stream {
 
     /// Resolves when there is something to read, or nothing will be any more.
     pub(crate) async fn readable(&self) {
-        // Whoever reads next is told of an error.
+        let mut byte = [std::mem::MaybeUninit::uninit()];
+        let mut peek = |socket: SockRef<'_>| socket.peek(&mut byte).map(drop);
+        // The runtime believes of a socket just accepted that something has come. Whoever reads next is told of an error.
         let _ = match &self.socket {
-            Socket::Tcp(s) => s.readable().await,
-            Socket::Unix(s) => s.readable().await,
+            Socket::Tcp(s) => s.async_io(Interest::READABLE, || peek(SockRef::from(s))).await,
+            Socket::Unix(s) => s.async_io(Interest::READABLE, || peek(SockRef::from(s))).await,
         };
     }
 
