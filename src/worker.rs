@@ -166,8 +166,10 @@ pub(crate) struct Worker {
     /// Where sessions go as soon as they rest; `None`: nowhere.
     giver: RefCell<Option<Giver>>,
     is_giving: Cell<bool>,
-    /// The sessions, for the janitor and for commands from outside.
+    /// The sessions, for commands from outside.
     sessions: RefCell<Slab<Rc<SessionCell>>>,
+    /// Those that have a server or wait for one, or have since the janitor looked last.
+    busy: RefCell<Vec<Rc<SessionCell>>>,
 }
 
 /// How a login gets on with its next step.
@@ -204,6 +206,8 @@ pub(crate) struct SessionCell {
     pub(crate) is_resting: Cell<bool>,
     /// Boxed, as hardly anybody has one.
     kill: Cell<Option<Box<Kill>>>,
+    /// It is on the worker's list of the busy.
+    is_listed_busy: Cell<bool>,
 }
 
 impl SessionCell {
@@ -218,6 +222,7 @@ impl SessionCell {
             was_notified: Cell::new(false),
             is_resting: Cell::new(false),
             kill: Cell::new(None),
+            is_listed_busy: Cell::new(false),
         }
     }
 
@@ -233,6 +238,11 @@ impl SessionCell {
         let first = self.kill.take();
         self.kill.set(first.or_else(|| Some(Box::new(Kill { error, tell }))));
         self.wake();
+    }
+
+    /// It has a server, or waits for one.
+    fn is_busy(&self) -> bool {
+        self.info.link() != 0 || self.info.state() == ClientState::Waiting
     }
 
     fn wake(&self) {
@@ -269,6 +279,7 @@ impl Worker {
             giver: RefCell::new(None),
             is_giving: Cell::new(false),
             sessions: RefCell::new(Slab::new()),
+            busy: RefCell::default(),
         }
     }
 
@@ -358,13 +369,9 @@ impl Worker {
         self.now_us.get()
     }
 
-    /// For the console, and for whoever decides on the number of workers.
-    pub(crate) fn note_load(&self) {
-        let (mut linked, mut waiting) = (0, 0);
-        self.each_session(|cell| {
-            linked += u32::from(cell.info.link() != 0);
-            waiting += u32::from(cell.info.state() == ClientState::Waiting);
-        });
+    /// For the console, and for whoever decides on the number of workers: how many sessions have a
+    /// server, and how many wait for one.
+    pub(crate) fn note_load(&self, linked: u32, waiting: u32) {
         self.load.linked.store(linked, Ordering::Relaxed);
         self.load.waiting.store(waiting, Ordering::Relaxed);
         self.load.turns.store(self.turns.get(), Ordering::Relaxed);
@@ -398,7 +405,16 @@ impl Worker {
     }
 
     pub(crate) fn delist(&self, key: usize) {
-        self.sessions.borrow_mut().remove(key);
+        // Until the janitor looks there.
+        self.sessions.borrow_mut().remove(key).is_listed_busy.set(false);
+    }
+
+    /// The session has a server from now on, or waits for one, or is to be looked at soon.
+    #[inline]
+    pub(crate) fn note_busy(&self, cell: &Rc<SessionCell>) {
+        if !cell.is_listed_busy.replace(true) {
+            self.busy.borrow_mut().push(Rc::clone(cell));
+        }
     }
 
     /// Ends the sessions of these clients; returns the ids of those that are here.
@@ -442,6 +458,19 @@ impl Worker {
             if cell.is_resting.replace(false) {
                 cell.wake();
             }
+        });
+    }
+
+    /// Looks at the sessions that have a server or wait for one, and a last time at those that had or
+    /// did. However many idle, they cost nothing here. The closure must not make one busy.
+    pub(crate) fn each_busy(&self, mut look: impl FnMut(&SessionCell)) {
+        self.busy.borrow_mut().retain(|cell| {
+            if !cell.is_listed_busy.get() {
+                return false;
+            }
+            look(cell);
+            cell.is_listed_busy.set(cell.is_busy());
+            cell.is_listed_busy.get()
         });
     }
 

@@ -192,6 +192,12 @@ impl Config {
         self.timeout(user, |user| user.client_idle_timeout, self.settings.client_idle_timeout)
     }
 
+    /// The shortest of those times; `None`: everybody may idle for ever.
+    pub fn client_idle_timeout_min(&self) -> Option<Duration> {
+        let own = self.users.values().map(|user| user.client_idle_timeout);
+        own.chain([Some(self.settings.client_idle_timeout)]).filter_map(some_time).min()
+    }
+
     /// A timeout of a user where 0 does not override the global one, and globally means none.
     fn timeout(&self, user: &str, field: impl Fn(&User) -> Option<Duration>, global: Duration) -> Option<Duration> {
         some_time(self.user(user, field)).or(some_time(Some(global)))
@@ -315,6 +321,7 @@ mod tests {
         };
         assert_eq!(timeouts("u"), [310, 311, 312, 313].map(seconds));
         assert_eq!(timeouts("x"), [110, 111, 112, 113].map(seconds));
+        assert_eq!(config.client_idle_timeout_min(), Some(seconds(113)));
     }
 
     #[test]

@@ -264,6 +264,8 @@ pub(crate) fn serve_adoptee(clients: &Arc<Clients>, worker: &Rc<Worker>, mut ado
         session.link(server);
         session.cell.info.set_link(id);
     }
+    // Its last request may be long ago.
+    worker.note_busy(&session.cell);
     session.note_prepared();
     tokio::task::spawn_local(session.run(placed));
 }

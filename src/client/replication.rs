@@ -34,6 +34,7 @@ impl Session {
     async fn claim_server(&mut self, walsender: Walsender) -> Result<Welcome, End> {
         let began_us = self.worker.now_us();
         self.cell.info.begin_wait(began_us);
+        self.worker.note_busy(&self.cell);
         let pool = Arc::clone(&self.member.pool);
         if pool.is_removed() {
             return Err(End::Error(ClientError::DatabaseRemoved));

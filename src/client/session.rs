@@ -214,6 +214,7 @@ impl Session {
         if let Some(server) = &mut self.server {
             server.is_fresh = false;
             self.cell.info.set_link(server.info.id);
+            self.worker.note_busy(&self.cell);
         }
         self.member.pool.stats(self.worker.id).server_assignments.add(1);
         if let Some(server) = &mut self.server {

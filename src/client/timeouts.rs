@@ -1,7 +1,7 @@
 //! Clients that wait, idle or run for too long.
 //!
-//! No session has a timer: the worker looks at all of them a few times a second, as PgBouncer
-//! does, so that a message costs no more than a store.
+//! No session has a timer: the worker looks at them a few times a second, as PgBouncer does, so that
+//! a message costs no more than a store. At those that idle it looks when their time may be over.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -23,29 +23,76 @@ const PERIOD: Duration = Duration::from_millis(333);
 /// Sent to a client that has waited for `query_wait_notify`; PgBouncer's words.
 const WAIT_NOTICE: &str = "No server connection available in postgres backend, client being queued";
 
-/// Looks after the sessions of `worker` until the process ends.
+/// When clients that have no server and want none are to be looked at, all of them.
+struct IdleLook {
+    /// What the rest is for.
+    config: Arc<Config>,
+    /// The shortest time that a client may idle; `None`: all may for ever.
+    limit_min_us: Option<u64>,
+    /// Nobody's time is over before this.
+    due_us: u64,
+}
+
+impl IdleLook {
+    fn new(config: Arc<Config>) -> IdleLook {
+        let limit_min_us = config.client_idle_timeout_min().map(|limit| limit.as_micros() as u64);
+        IdleLook { config, limit_min_us, due_us: 0 }
+    }
+
+    fn is_due(&self, now_us: u64) -> bool {
+        self.limit_min_us.is_some() && now_us >= self.due_us
+    }
+
+    /// All are being looked at. Whoever logs in from now on has at least so long.
+    fn begin(&mut self, now_us: u64) {
+        self.due_us = now_us + self.limit_min_us.unwrap_or_default();
+    }
+
+    /// This client may be idle.
+    fn note(&mut self, info: &ClientInfo) {
+        if self.limit_min_us.is_some()
+            && info.link() == 0
+            && let Some(limit) = self.config.client_idle_timeout(&info.user)
+        {
+            self.due_us = self.due_us.min(info.request_us() + limit.as_micros() as u64);
+        }
+    }
+}
+
+/// Looks after the sessions of `worker` until the process ends: at those that have a server or wait for one,
+/// and at all when somebody may have idled for too long or has to leave.
 pub(crate) async fn watch(worker: Rc<Worker>, pools: Arc<Pools>) {
     let mut ticks = tokio::time::interval(PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut idle = IdleLook::new(pools.config());
     loop {
         ticks.tick().await;
-        worker.note_load();
-        if pools.is_suspended() {
-            continue;
+        let (config, now_us, is_suspended) = (pools.config(), clock::now_us(), pools.is_suspended());
+        if is_suspended || !Arc::ptr_eq(&config, &idle.config) {
+            idle = IdleLook::new(Arc::clone(&config));
         }
-        let (config, now_us) = (pools.config(), clock::now_us());
-        if worker.is_giving() {
+        if worker.is_giving() && !is_suspended {
             // Not all that a session has to wait for before it can go wakes it.
             worker.wake_sessions();
         }
         let waits_for_servers = pools.shutdown() == Some(Shutdown::WaitForServers);
         let leaving = pools.leaving();
-        worker.each_session(|cell| {
+        let is_for_all = !is_suspended && (leaving != Leaving::Nobody || idle.is_due(now_us));
+        if is_for_all {
+            idle.begin(now_us);
+        }
+        let (mut linked, mut waiting) = (0, 0);
+        let look = |cell: &SessionCell| {
             if cell.info.is_leaving() {
-                // The other process may be serving it already.
-                return;
+                // The other process may be serving it already; or it stays.
+                return idle.note(&cell.info);
             }
             let is_waiting = cell.info.state() == ClientState::Waiting;
+            linked += u32::from(cell.info.link() != 0);
+            waiting += u32::from(is_waiting);
+            if is_suspended {
+                return;
+            }
             if (waits_for_servers && is_waiting) || must_leave(leaving, &cell.info) {
                 cell.kill(ClientError::ServerShuttingDown, true);
             } else if is_obsolete(&config, &pools, &cell.info) {
@@ -58,7 +105,13 @@ pub(crate) async fn watch(worker: Rc<Worker>, pools: Arc<Pools>) {
                 cell.was_notified.set(true);
                 worker.outbox.push(&cell.to_client, &notice);
             }
-        });
+            idle.note(&cell.info);
+        };
+        match is_for_all {
+            true => worker.each_session(look),
+            false => worker.each_busy(look),
+        }
+        worker.note_load(linked, waiting);
     }
 }
 
@@ -114,10 +167,58 @@ fn wait_limit(config: &Config, info: &ClientInfo) -> Option<Duration> {
 fn must_notify(config: &Config, cell: &SessionCell, now_us: u64) -> bool {
     let after = config.settings.query_wait_notify;
     !after.is_zero()
-        // The other process may be sending already.
-        && !cell.info.is_leaving()
         && cell.info.state() == ClientState::Waiting
         && cell.is_welcomed.get()
         && !cell.was_notified.get()
         && now_us.saturating_sub(cell.info.wait_us()) > after.as_micros() as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{Ipv4Addr, SocketAddr};
+
+    use pgweir_proto::cancel::CancelKey;
+
+    use super::*;
+    use crate::registry::Ends;
+
+    fn info(request_us: u64) -> ClientInfo {
+        let here = SocketAddr::from((Ipv4Addr::LOCALHOST, 1));
+        let key = CancelKey::from_random(&[1; 8], 0).unwrap();
+        let info = ClientInfo::new(1, key, Ends::Tcp { peer: here, local: here }, "u".into(), "d".into(), 0);
+        info.set_request_us(request_us);
+        info
+    }
+
+    fn look(timeout_s: u64) -> IdleLook {
+        let mut config = Config::default();
+        config.settings.client_idle_timeout = Duration::from_secs(timeout_s);
+        IdleLook::new(Arc::new(config))
+    }
+
+    #[test]
+    fn the_idle_are_looked_at_when_the_first_of_them_may_have_to_go() {
+        const S: u64 = 1_000_000;
+        let mut idle = look(10);
+        assert!(idle.is_due(0), "nobody knows yet how long they have idled");
+        idle.begin(100 * S);
+        assert!(!idle.is_due(110 * S - 1) && idle.is_due(110 * S), "one that came when the look was over");
+        idle.note(&info(95 * S));
+        idle.note(&info(99 * S));
+        assert!(!idle.is_due(105 * S - 1) && idle.is_due(105 * S));
+        let busy = info(91 * S);
+        busy.set_link(7);
+        idle.note(&busy);
+        assert!(!idle.is_due(105 * S - 1), "it is looked at again when it has become idle");
+        busy.set_link(0);
+        idle.note(&busy);
+        assert!(idle.is_due(101 * S));
+    }
+
+    #[test]
+    fn who_may_idle_for_ever_is_not_looked_at() {
+        let mut idle = look(0);
+        idle.note(&info(0));
+        assert!(!idle.is_due(u64::MAX));
+    }
 }

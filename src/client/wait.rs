@@ -31,6 +31,7 @@ impl Session {
             since_us => since_us,
         };
         self.cell.info.begin_wait(began_us);
+        self.worker.note_busy(&self.cell);
         let server = poll_fn(|cx| self.poll_wait(&mut waiting, cx)).await?;
         let waited_us = self.worker.now_us().saturating_sub(began_us);
         let stats = self.member.pool.stats(self.worker.id);
