@@ -321,7 +321,7 @@ mod tests {
         };
         assert_eq!(timeouts("u"), [310, 311, 312, 313].map(seconds));
         assert_eq!(timeouts("x"), [110, 111, 112, 113].map(seconds));
-        assert_eq!(config.client_idle_timeout_min(), Some(seconds(113)));
+        assert_eq!(config.client_idle_timeout_min(), seconds(113));
     }
 
     #[test]

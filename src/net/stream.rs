@@ -285,9 +285,12 @@ impl Stream {
     pub(crate) async fn start_tls(&mut self, mut tls: Tls, beside: Option<&Handle>) -> Result<(), StartTlsError> {
         let mut input = Vec::new();
         self.is_in_handshake = true;
+        if tls.waits_for_hello() {
+            self.read_handshake(&mut input).await?;
+        }
         loop {
             let advanced;
-            (tls, advanced) = match beside {
+            (tls, advanced) = match beside.filter(|_| !tls.is_nearly_done()) {
                 None => {
                     let advanced = tls.advance(&input);
                     (tls, advanced)
@@ -309,15 +312,20 @@ impl Stream {
                 Phase::Handshake if !tls.is_ended() => sent.map_err(StartTlsError::Io)?,
                 Phase::Handshake | Phase::Closed => return Err(StartTlsError::Eof),
             }
-            input.clear();
-            input.reserve(HANDSHAKE_READ_LEN);
-            if self.read_buf(&mut input).await.map_err(StartTlsError::Io)? == 0 {
-                return Err(StartTlsError::Eof);
-            }
+            self.read_handshake(&mut input).await?;
         }
         self.tls = Some(SharedTls::new(tls.settle().map_err(StartTlsError::Tls)?));
         self.is_in_handshake = false;
         Ok(())
+    }
+
+    async fn read_handshake(&mut self, input: &mut Vec<u8>) -> Result<(), StartTlsError> {
+        input.clear();
+        input.reserve(HANDSHAKE_READ_LEN);
+        match self.read_buf(input).await.map_err(StartTlsError::Io)? {
+            0 => Err(StartTlsError::Eof),
+            _ => Ok(()),
+        }
     }
 
     /// Resolves when there is something to read, or nothing will be any more.

@@ -100,6 +100,14 @@ mod tests {
         stream
     }
 
+    /// Applied to the listener only.
+    fn inherited(options: &TcpOptions) -> TcpStream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        options.apply(&listener).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        listener.accept().unwrap().0
+    }
+
     #[test]
     fn settings_reach_the_socket() {
         let mut settings = Settings::default();
@@ -113,15 +121,16 @@ mod tests {
             settings.set(key, value).unwrap();
         }
         for options in [TcpOptions::for_clients(&settings), TcpOptions::for_servers(&settings)] {
-            let stream = applied(&options);
-            let socket = SockRef::from(&stream);
-            assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
-            assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
-            assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
-            assert_eq!(socket.tcp_keepalive_retries().unwrap(), 5);
-            assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(12_345)));
-            // Linux doubles it for its own use.
-            assert_eq!((socket.send_buffer_size().unwrap(), socket.recv_buffer_size().unwrap()), (80_000, 80_000));
+            for stream in [applied(&options), inherited(&options)] {
+                let socket = SockRef::from(&stream);
+                assert!(socket.tcp_nodelay().unwrap() && socket.keepalive().unwrap());
+                assert_eq!(socket.tcp_keepalive_time().unwrap(), Duration::from_secs(77));
+                assert_eq!(socket.tcp_keepalive_interval().unwrap(), Duration::from_secs(7));
+                assert_eq!(socket.tcp_keepalive_retries().unwrap(), 5);
+                assert_eq!(socket.tcp_user_timeout().unwrap(), Some(Duration::from_millis(12_345)));
+                // Linux doubles it for its own use.
+                assert_eq!((socket.send_buffer_size().unwrap(), socket.recv_buffer_size().unwrap()), (80_000, 80_000));
+            }
         }
     }
 

@@ -330,6 +330,23 @@ impl Tls {
         Ok(filled)
     }
 
+    /// It is for the peer to begin, of which nothing was read yet.
+    pub(in crate::net) fn waits_for_hello(&self) -> bool {
+        matches!(self.side, Side::Server { .. })
+            && self.partial.is_empty()
+            && self.common().is_some_and(|common| common.protocol_version().is_none())
+    }
+
+    /// What costs something is computed: only the Finished of a peer who shows no certificate is to come.
+    pub(in crate::net) fn is_nearly_done(&self) -> bool {
+        let Some(common) = self.common() else { return false };
+        matches!(self.side, Side::Server { .. })
+            && common.protocol_version() == Some(ProtocolVersion::TLSv1_3)
+            // Not if another hello was asked for: that is to come first.
+            && matches!(common.handshake_kind(), Some(HandshakeKind::Full | HandshakeKind::Resumed))
+            && self.recheck.is_none()
+    }
+
     /// Goes on with the handshake. `more` has just been read.
     pub(in crate::net) fn advance(&mut self, more: &[u8]) -> Result<Phase, TlsError> {
         let mut input = std::mem::take(&mut self.partial);
