@@ -36,7 +36,6 @@ const OLD_VERSIONS: &str = "TLS 1.2 and 1.3 are all that is supported";
 #[derive(Debug)]
 pub(crate) struct SetupError(pub(super) String);
 
-#[cfg(feature = "ldap")]
 impl SetupError {
     pub(super) fn new(why: &str) -> SetupError {
         SetupError(why.to_owned())
