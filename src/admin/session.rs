@@ -198,6 +198,8 @@ impl Session {
         self.send().await?;
         loop {
             let request = self.next().await?;
+            // The ends of consoles that were heard of before this have their turn first, so that SHOW does not tell of them.
+            tokio::task::yield_now().await;
             self.info.set_request_us(clock::now_us());
             let is_end = matches!(request, Request::Query(_) | Request::Sync | Request::Flush);
             self.answer(request).await?;

@@ -191,23 +191,21 @@ fn replication_shows_senders_and_slots() {
 fn transactions_are_measured() {
     let pg = Postgres::shared();
     let (monitor, database) = monitored(pg);
-    let measuring =
+    let mut measuring =
         pgweir("report transactions --interval 3s --limit 0 --output json").on(pg, monitor, &database).spawn();
     let mut direct = pg.direct(&database);
     wait_until("it measures", PATIENCE, || {
         direct.one("select count(*) from pg_stat_activity where application_name = 'pgweir/report-transactions' and state = 'idle'") != "0"
     });
-    for _ in 0..100 {
+    // As many of each, for as long as it measures.
+    while measuring.try_wait().expect("look at it").is_none() {
         direct.run("begin; select 1; commit");
         direct.fails("nonsense");
     }
-    // Its counters reach the server's when the session ends.
-    drop(direct);
     let out = measuring.wait_with_output().expect("wait for it");
     assert!(out.status.success());
     let rows: Vec<Value> = serde_json::from_slice(&out.stdout).expect("a list");
     let row = find(&rows, "database", &database);
-    let (commits, rollbacks) = (row["commits_per_second"].as_f64(), row["rollbacks_per_second"].as_f64());
-    // 100 in a little over three seconds, and the few of waiting.
-    assert!(commits.is_some_and(|n| n > 20.0) && rollbacks.is_some_and(|n| (20.0..=34.0).contains(&n)), "{row}");
+    let (commits, part) = (row["commits_per_second"].as_f64(), row["rollback_pct"].as_f64());
+    assert!(commits.is_some_and(|n| n > 1.0) && part.is_some_and(|n| (30.0..=70.0).contains(&n)), "{row}");
 }
