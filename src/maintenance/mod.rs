@@ -17,12 +17,12 @@
 //!    the action connects by `job.for_later()`. Loops ask
 //!    `job.interrupt.check()?` and wait by `job.interrupt.sleep` and `or`; queries ask themselves, and are cancelled.
 //! 5. Programs such as pg_dump get [`conninfo::Conninfo::child_environment`] for `server.address`, after the variables of
-//!    [`conninfo::Conninfo::foreign_variables`] were removed, and a [`conninfo::Passfile`].
+//!    [`conninfo::Conninfo::foreign_variables`] were removed, and a [`conninfo::child::Passfile`].
 //! 6. Traffic is held by [`console::hold`]; figures of the pooler come from [`console::Console::show`].
 //! 7. It returns an [`exit::Exit`], or a [`exit::Failure`] that knows its exit code and what to do about it.
 //! 8. What takes long shows itself by `job.progress(label, counted, total)`.
 
-#![allow(dead_code, unused_imports, reason = "a foundation: some of it is for commands that build on it next")]
+#![allow(dead_code, reason = "the parts for commands that change something wait for the first of them")]
 
 pub(crate) mod check;
 mod conninfo;

@@ -16,7 +16,7 @@ use clap::{Args, ValueEnum};
 pub(crate) use catalogue::help;
 use catalogue::{CHECKS, Check, Subject};
 use finding::{Finding, Status};
-use threshold::{Overrides, Threshold};
+use threshold::Overrides;
 
 use super::exit::{Done, Exit, Failure};
 use super::job::Job;

@@ -1,7 +1,7 @@
 //! Which PostgreSQL to connect to, and how: a connection string, an entry of the pooler's `[databases]`, libpq's environment
 //! and files. What comes first counts: the string, its service, the entry, the environment, the defaults.
 
-mod child;
+pub(super) mod child;
 mod files;
 mod parse;
 
@@ -13,7 +13,6 @@ use std::time::Duration;
 
 use pgweir_config::{Config, Database, HostAddr, Named, Secret, SslMode, SslNegotiation, UserSecret};
 
-pub(crate) use child::Passfile;
 use files::Env;
 use parse::Pairs;
 

@@ -3,8 +3,8 @@
 mod filter;
 mod pooled;
 
+pub(crate) use filter::Filter;
 use filter::Session;
-pub(crate) use filter::{Filter, State};
 
 use clap::Args;
 
