@@ -106,13 +106,15 @@ fn nothing_is_done_unasked() {
 fn on_a_terminal_a_word_is_asked_for() {
     let scene = Scene::new();
     let asked = |answer: &str| {
+        // Without exec a shell would stay in between, and some answer Ctrl-C themselves.
         let line = format!(
-            "{} sessions terminate --state idle --dsn '{}'",
+            "exec {} sessions terminate --state idle --dsn '{}'",
             env!("CARGO_BIN_EXE_pgweir"),
             dsn(scene.pg, "operator", &scene.database)
         );
         let mut script = Command::new("script")
             .args(["-qec", &line, "/dev/null"])
+            .env("SHELL", "/bin/sh")
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .spawn()
