@@ -2,6 +2,7 @@
 //!
 //! The modules stand in the order of their floors: each imports only from those above it here.
 
+mod sync;
 mod log;
 mod control;
 mod net;

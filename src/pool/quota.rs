@@ -1,7 +1,8 @@
 //! A limit shared by several pools: server or client connections of a database or a user.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::sync::{AtomicU32, Ordering};
 
 /// Counts what is taken; the limit itself comes with each call, since a reload may change it.
 #[derive(Debug, Default)]

@@ -3,10 +3,11 @@
 mod dedicated;
 
 use std::collections::VecDeque;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
 use std::task::{Context, Poll, Waker};
 
 use super::waiters::Waiters;
+use crate::sync::{Mutex, MutexGuard};
 pub(crate) use dedicated::{Permits, PlaceKey};
 
 /// Connections that log in at once. A cold pool grows in parallel, but a server that has just

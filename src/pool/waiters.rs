@@ -1,17 +1,15 @@
 //! Clients without a server, in the order in which they came.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 
 use slab::Slab;
 
+use crate::sync::{Ordering, tickets};
+
 /// A worker may serve its own waiter before older ones of other workers, if it came at most so
 /// many places behind the oldest: a server that stays on its worker saves moving the socket.
 const OWN_WORKER_LEAD: u64 = 16;
-
-/// Orders the waiters of all pools.
-static TICKETS: AtomicU64 = AtomicU64::new(0);
 
 /// One waiting client.
 struct Waiter<T> {
@@ -54,7 +52,7 @@ impl<T> Waiters<T> {
     }
 
     pub(super) fn push(&mut self, worker: usize, now_us: u64) -> usize {
-        let ticket = TICKETS.fetch_add(1, Ordering::Relaxed);
+        let ticket = tickets().fetch_add(1, Ordering::Relaxed);
         let place = self.arrivals;
         self.arrivals += 1;
         let key = self.all.insert(Waiter { worker, since_us: now_us, ticket, place, waker: None, outcome: None });
