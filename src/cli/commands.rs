@@ -5,6 +5,7 @@ use std::ffi::OsString;
 use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
+use super::backup::Backup;
 use super::check::Check;
 use super::locks::Locks;
 use super::pool::Pool;
@@ -16,6 +17,8 @@ use crate::maintenance::exit::Exit;
 #[derive(Parser)]
 #[command(name = "pgweir", disable_version_flag = true, subcommand_required = true, arg_required_else_help = true)]
 enum Maintenance {
+    #[command(subcommand)]
+    Backup(Backup),
     Check(Check),
     Locks(Locks),
     #[command(subcommand)]
@@ -29,6 +32,7 @@ enum Maintenance {
 impl Maintenance {
     fn run(self) -> Exit {
         match self {
+            Maintenance::Backup(backup) => backup.run(),
             Maintenance::Check(check) => check.run(),
             Maintenance::Locks(locks) => locks.run(),
             Maintenance::Pool(pool) => pool.run(),

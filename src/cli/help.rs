@@ -66,6 +66,7 @@ Commands:
   config reference     print a page about every setting
 
 Maintenance, straight on PostgreSQL:
+  backup               backups by pg_dump: run, list, prune, hold
   check                whether something needs attention, with exit codes
   locks                who waits for whose lock
   pool advise          sizes for the pooler's pools, with the reasons

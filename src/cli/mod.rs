@@ -1,6 +1,7 @@
 //! The command line: PgBouncer's, and subcommands of our own.
 
 mod args;
+mod backup;
 mod check;
 mod commands;
 mod config;

@@ -99,6 +99,10 @@ impl Failure {
         Failure::new(Exit::Locked, message)
     }
 
+    pub(crate) fn unverified(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Unverified, message)
+    }
+
     pub(crate) fn hint(self, hint: impl Into<String>) -> Failure {
         Failure { hint: Some(hint.into()), ..self }
     }

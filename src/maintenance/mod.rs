@@ -16,14 +16,15 @@
 //! 4. What would be left behind by a failure or Ctrl-C is registered by `job.cleanup.later(what, action)` before it is made;
 //!    the action connects by `job.for_later()`. Loops ask
 //!    `job.interrupt.check()?` and wait by `job.interrupt.sleep` and `or`; queries ask themselves, and are cancelled.
-//! 5. Programs such as pg_dump get [`conninfo::Conninfo::child_environment`] for `server.address`, after the variables of
-//!    [`conninfo::Conninfo::foreign_variables`] were removed, and a [`conninfo::child::Passfile`].
+//! 5. Programs such as pg_dump are found by [`programs::find`] and started by [`programs::command`], with a
+//!    [`conninfo::child::Passfile`].
 //! 6. Traffic is held by [`console::hold`]; figures of the pooler come from [`console::Console::show`].
 //! 7. It returns an [`exit::Exit`], or a [`exit::Failure`] that knows its exit code and what to do about it.
 //! 8. What takes long shows itself by `job.progress(label, counted, total)`.
 
 #![allow(dead_code, reason = "the parts for commands that change something wait for the first of them")]
 
+pub(crate) mod backup;
 pub(crate) mod check;
 mod conninfo;
 mod console;
@@ -35,6 +36,7 @@ pub(crate) mod locks;
 pub(crate) mod options;
 pub(crate) mod output;
 pub(crate) mod pool;
+mod programs;
 mod progress;
 pub(crate) mod report;
 mod rows;

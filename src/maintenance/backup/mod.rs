@@ -1,0 +1,7 @@
+//! `pgweir backup`
+
+mod list;
+pub(crate) mod manifest;
+pub(crate) mod store;
+
+pub(crate) use list::{ListOptions, list};
