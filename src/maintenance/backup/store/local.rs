@@ -88,7 +88,7 @@ impl Local {
     }
 
     /// Whether the backup is a new one.
-    pub(super) async fn begin(&self, id: &str, started: &Started) -> Result<bool, Failure> {
+    pub(super) async fn begin(&self, id: &str) -> Result<bool, Failure> {
         let mut builder = DirBuilder::new();
         builder.mode(0o700);
         builder.recursive(true).create(&self.root).await.map_err(|e| failed("create", &self.root, &e))?;
@@ -98,13 +98,18 @@ impl Local {
             Err(e) if e.kind() == io::ErrorKind::AlreadyExists => return Ok(false),
             Err(e) => return Err(failed("create", &dir, &e)),
         }
-        let text = serde_json::to_vec(started).map_err(|e| Failure::failed(e.to_string()))?;
-        let written = self.write_whole(id, STARTED, &text).await;
+        let written = self.mark_started(id).await;
         if written.is_err() {
             // Nothing is in it yet, or half of that file.
             let _ = fs::remove_dir_all(&dir).await;
         }
         written.map(|()| true)
+    }
+
+    async fn mark_started(&self, id: &str) -> Result<(), Failure> {
+        let started = Started { at: Timestamp::now(), uploads: Vec::new() };
+        let text = serde_json::to_vec(&started).map_err(|e| Failure::failed(e.to_string()))?;
+        self.write_whole(id, STARTED, &text).await
     }
 
     pub(super) async fn touch(&self, id: &str) -> Result<(), Failure> {
@@ -186,9 +191,7 @@ impl Local {
         };
         // Without a manifest and without this it would look like nobody's.
         if fs::try_exists(self.path(id, MANIFEST)).await.unwrap_or(false) {
-            let started = Started { at: Timestamp::now(), uploads: Vec::new() };
-            let text = serde_json::to_vec(&started).map_err(|e| Failure::failed(e.to_string()))?;
-            self.write_whole(id, STARTED, &text).await?;
+            self.mark_started(id).await?;
             gone(fs::remove_file(self.path(id, MANIFEST)).await)?;
         }
         gone(fs::remove_dir_all(self.dir(id)).await)
@@ -258,8 +261,9 @@ mod tests {
 
     async fn made(store: &Store, at: &str) -> String {
         let mut manifest = sample("app", at);
-        manifest.id = store.begin(&manifest.id).await.unwrap();
-        let mut writer = store.write(&manifest.id, "data.dump", None).await.unwrap();
+        let draft = store.begin(&manifest.id, None).await.unwrap();
+        manifest.id = draft.id().to_owned();
+        let mut writer = draft.write("data.dump", 0).await.unwrap();
         writer.write(&Bytes::from_static(b"abc")).await.unwrap();
         writer.finish().await.unwrap();
         store.finish(&manifest).await.unwrap();
@@ -273,8 +277,9 @@ mod tests {
         let new = made(&store, "2026-11-21T00:00:00Z").await;
         let same = made(&store, "2026-11-21T00:00:00Z").await;
         assert_eq!(same, format!("{new}-2"));
-        let unfinished = store.begin("app-20261122T000000Z").await.unwrap();
-        store.write(&unfinished, "data.dump", None).await.unwrap().write(&Bytes::from_static(b"ab")).await.unwrap();
+        let draft = store.begin("app-20261122T000000Z", None).await.unwrap();
+        draft.write("data.dump", 0).await.unwrap().write(&Bytes::from_static(b"ab")).await.unwrap();
+        let unfinished = draft.id().to_owned();
         let listing = store.listing().await.unwrap();
         let ids: Vec<&String> = listing.backups.iter().map(|manifest| &manifest.id).collect();
         assert_eq!(ids, [&same, &new, &old]);
@@ -283,7 +288,7 @@ mod tests {
         assert!(store.find(LATEST, Some("other")).await.is_err());
         assert!(store.find(&unfinished, None).await.is_err());
 
-        let Store::Local(local) = &store;
+        let local = Local::new(store.path("", "").unwrap());
         let mode = |path: PathBuf| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(local.dir(&old)), 0o700);
         assert_eq!([mode(local.path(&old, MANIFEST)), mode(local.path(&old, "data.dump"))], [0o600, 0o600]);

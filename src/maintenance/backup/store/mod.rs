@@ -8,6 +8,8 @@
 //! ```
 
 mod local;
+#[cfg(feature = "s3")]
+mod s3;
 
 use std::fmt;
 use std::path::PathBuf;
@@ -20,6 +22,8 @@ use serde::{Deserialize, Serialize};
 use super::manifest::{Manifest, Upload, is_id};
 use crate::maintenance::exit::Failure;
 use local::Local;
+#[cfg(feature = "s3")]
+use s3::{S3, S3Options};
 
 pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const STARTED: &str = "started.json";
@@ -31,15 +35,21 @@ pub(crate) const LATEST: &str = "latest";
 #[derive(Args, Clone, Debug)]
 #[command(next_help_heading = "Storage")]
 pub(crate) struct Place {
-    /// Directory that the backups are in, each in one of its own
-    #[arg(long, value_name = "DIR")]
+    /// Where the backups are, each in a directory of its own: a directory, or s3://BUCKET/PREFIX. Credentials of S3 come from
+    /// AWS's variables (AWS_ACCESS_KEY_ID, ...), AWS_PROFILE and the files in ~/.aws, or the machine's role
+    #[arg(long, value_name = "DIR_OR_S3_URL")]
     pub(crate) to: String,
+    #[cfg(feature = "s3")]
+    #[command(flatten)]
+    pub(crate) s3: S3Options,
 }
 
 /// A place that is open. Clones are of the same.
 #[derive(Clone, Debug)]
 pub(crate) enum Store {
     Local(Local),
+    #[cfg(feature = "s3")]
+    S3(Box<S3>),
 }
 
 /// What there is in a place.
@@ -76,6 +86,10 @@ impl Store {
         match place.to.split_once("://") {
             None if place.to.is_empty() => Err(Failure::usage("--to is empty")),
             None => Ok(Store::Local(Local::new(PathBuf::from(&place.to)))),
+            #[cfg(feature = "s3")]
+            Some(("s3", rest)) => Ok(Store::S3(Box::new(S3::open(rest, &place.s3)?))),
+            #[cfg(not(feature = "s3"))]
+            Some(("s3", _)) => Err(Failure::usage("--to: this pgweir was built without S3 (cargo feature s3)")),
             Some((scheme, _)) => Err(Failure::usage(format!("--to: backups cannot be kept in {scheme}://"))),
         }
     }
@@ -84,6 +98,8 @@ impl Store {
     pub(crate) async fn listing(&self) -> Result<Listing, Failure> {
         let mut listing = match self {
             Store::Local(local) => local.listing().await?,
+            #[cfg(feature = "s3")]
+            Store::S3(s3) => s3.listing().await?,
         };
         listing.backups.sort_by(|a, b| (b.finished_at, &b.id).cmp(&(a.finished_at, &a.id)));
         listing.leftovers.sort_by(|a, b| a.id.cmp(&b.id));
@@ -117,47 +133,40 @@ impl Store {
         }
         let text = match self {
             Store::Local(local) => local.manifest(id).await?,
+            #[cfg(feature = "s3")]
+            Store::S3(s3) => s3.manifest(id).await?,
         };
-        let missing = || {
-            Failure::usage(format!("there is no backup {id} in {self}")).hint("pgweir backup list names what there is")
-        };
-        Manifest::parse(id, &text.ok_or_else(missing)?).map_err(|why| Failure::unverified(format!("{id}: {why}")))
+        Manifest::parse(id, &text.ok_or_else(|| self.missing(id))?)
+            .map_err(|why| Failure::unverified(format!("{id}: {why}")))
+    }
+
+    fn missing(&self, id: &str) -> Failure {
+        Failure::usage(format!("there is no backup {id} in {self}")).hint("pgweir backup list names what there is")
     }
 
     /// Begins a backup: reserves the id for it, or a similar one if there is such a backup. Until [`Store::finish`] it does not
     /// count.
-    pub(crate) async fn begin(&self, id: &str) -> Result<String, Failure> {
-        let started = Started { at: Timestamp::now(), uploads: Vec::new() };
+    pub(crate) async fn begin(&self, id: &str, upload: Option<&Upload>) -> Result<Draft, Failure> {
         for number in 1..1000 {
             let id = if number == 1 { id.to_owned() } else { format!("{id}-{number}") };
-            let is_new = match self {
-                Store::Local(local) => local.begin(&id, &started).await?,
+            let begun = match self {
+                Store::Local(local) => local.begin(&id).await?.then(|| Draft::Local(local.clone(), id)),
+                #[cfg(feature = "s3")]
+                Store::S3(s3) => s3.begin(&id, upload).await?.map(Draft::S3),
             };
-            if is_new {
-                return Ok(id);
+            if let Some(draft) = begun {
+                return Ok(draft);
             }
         }
         Err(Failure::failed(format!("there are too many backups {id} in {self}")))
-    }
-
-    /// Says that the backup is still being made.
-    pub(crate) async fn touch(&self, id: &str) -> Result<(), Failure> {
-        match self {
-            Store::Local(local) => local.touch(id).await,
-        }
-    }
-
-    /// A new file of a backup that has begun.
-    pub(crate) async fn write(&self, id: &str, name: &str, _upload: Option<&Upload>) -> Result<Writer, Failure> {
-        match self {
-            Store::Local(local) => Ok(Writer::Local(local.write(id, name).await?)),
-        }
     }
 
     /// From here on the backup counts.
     pub(crate) async fn finish(&self, manifest: &Manifest) -> Result<(), Failure> {
         match self {
             Store::Local(local) => local.finish(manifest).await,
+            #[cfg(feature = "s3")]
+            Store::S3(s3) => s3.finish(manifest).await,
         }
     }
 
@@ -171,6 +180,8 @@ impl Store {
                 local.finish(&manifest).await?;
                 Ok(manifest)
             }
+            #[cfg(feature = "s3")]
+            Store::S3(s3) => s3.change(id, &change).await?.ok_or_else(|| self.missing(id)),
         }
     }
 
@@ -178,6 +189,8 @@ impl Store {
     pub(crate) async fn read(&self, id: &str, name: &str) -> Result<Reader, Failure> {
         match self {
             Store::Local(local) => Ok(Reader::Local(local.read(id, name).await?)),
+            #[cfg(feature = "s3")]
+            Store::S3(s3) => Ok(Reader::S3(s3.read(id, name).await?)),
         }
     }
 
@@ -185,6 +198,8 @@ impl Store {
     pub(crate) fn path(&self, id: &str, name: &str) -> Option<PathBuf> {
         match self {
             Store::Local(local) => Some(local.path(id, name)),
+            #[cfg(feature = "s3")]
+            Store::S3(_) => None,
         }
     }
 
@@ -192,6 +207,8 @@ impl Store {
     pub(crate) async fn delete(&self, id: &str) -> Result<(), Failure> {
         match self {
             Store::Local(local) => local.delete(id).await,
+            #[cfg(feature = "s3")]
+            Store::S3(s3) => s3.delete(id).await,
         }
     }
 }
@@ -200,6 +217,44 @@ impl fmt::Display for Store {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Store::Local(local) => local.fmt(f),
+            #[cfg(feature = "s3")]
+            Store::S3(s3) => s3.fmt(f),
+        }
+    }
+}
+
+/// A backup that is being made.
+pub(crate) enum Draft {
+    /// With its id.
+    Local(Local, String),
+    #[cfg(feature = "s3")]
+    S3(s3::Draft),
+}
+
+impl Draft {
+    pub(crate) fn id(&self) -> &str {
+        match self {
+            Draft::Local(_, id) => id,
+            #[cfg(feature = "s3")]
+            Draft::S3(draft) => draft.id(),
+        }
+    }
+
+    /// Says that the backup is still being made.
+    pub(crate) async fn touch(&self) -> Result<(), Failure> {
+        match self {
+            Draft::Local(local, id) => local.touch(id).await,
+            #[cfg(feature = "s3")]
+            Draft::S3(draft) => draft.touch().await,
+        }
+    }
+
+    /// A new file, of about so many bytes.
+    pub(crate) async fn write(&self, name: &str, expected: u64) -> Result<Writer, Failure> {
+        match self {
+            Draft::Local(local, id) => Ok(Writer::Local(local.write(id, name).await?)),
+            #[cfg(feature = "s3")]
+            Draft::S3(draft) => Ok(Writer::S3(Box::new(draft.write(name, expected).await?))),
         }
     }
 }
@@ -207,12 +262,16 @@ impl fmt::Display for Store {
 /// A file that is being written. One that is dropped unfinished is removed with its backup.
 pub(crate) enum Writer {
     Local(local::Writer),
+    #[cfg(feature = "s3")]
+    S3(Box<s3::Writer>),
 }
 
 impl Writer {
     pub(crate) async fn write(&mut self, bytes: &Bytes) -> Result<(), Failure> {
         match self {
             Writer::Local(writer) => writer.write(bytes).await,
+            #[cfg(feature = "s3")]
+            Writer::S3(writer) => writer.write(bytes).await,
         }
     }
 
@@ -220,6 +279,8 @@ impl Writer {
     pub(crate) async fn finish(self) -> Result<(), Failure> {
         match self {
             Writer::Local(writer) => writer.finish().await,
+            #[cfg(feature = "s3")]
+            Writer::S3(writer) => writer.finish().await,
         }
     }
 }
@@ -227,6 +288,8 @@ impl Writer {
 /// A file that is being read.
 pub(crate) enum Reader {
     Local(local::Reader),
+    #[cfg(feature = "s3")]
+    S3(s3::Reader),
 }
 
 impl Reader {
@@ -234,6 +297,8 @@ impl Reader {
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
         match self {
             Reader::Local(reader) => reader.next().await,
+            #[cfg(feature = "s3")]
+            Reader::S3(reader) => reader.next().await,
         }
     }
 }
