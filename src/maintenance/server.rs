@@ -59,7 +59,9 @@ impl Session {
         let (lock, statement) = (self.lock_timeout.millis(), self.statement_timeout.millis());
         format!(
             "{path}SET lock_timeout = {lock}; SET statement_timeout = {statement}; \
-             SET idle_in_transaction_session_timeout = 0; SET datestyle = ISO; SET intervalstyle = postgres"
+             SET idle_in_transaction_session_timeout = 0; SET idle_session_timeout = 0; \
+             SELECT set_config(name, '0', false) FROM pg_catalog.pg_settings WHERE name = 'transaction_timeout'; \
+             SET datestyle = ISO; SET intervalstyle = postgres"
         )
     }
 }

@@ -25,6 +25,7 @@ pub(super) enum Source {
     Query(&'static str),
     Sequences,
     Growth,
+    Backups,
     Pooler(Figure),
 }
 
@@ -56,6 +57,7 @@ const fn at(warning: f64, critical: f64) -> Threshold {
 }
 
 const GIB: f64 = (1u64 << 30) as f64;
+const HOUR: f64 = 3600.0;
 const MIB: f64 = (1u64 << 20) as f64;
 
 pub(super) const CHECKS: &[Check] = &[
@@ -146,6 +148,14 @@ pub(super) const CHECKS: &[Check] = &[
         threshold: at(70.0, 90.0),
         nothing: "none has been used",
         source: Source::Sequences,
+    },
+    Check {
+        name: "backups",
+        about: "how long ago the newest backup of this database ended, if --backups says where they are",
+        unit: Unit::Seconds,
+        threshold: at(26.0 * HOUR, 50.0 * HOUR),
+        nothing: "none",
+        source: Source::Backups,
     },
     Check {
         name: "pooler-waiting",

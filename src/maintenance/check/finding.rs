@@ -123,7 +123,7 @@ impl Finding {
 fn status(threshold: Threshold, subject: &Subject) -> Status {
     match subject.value {
         Some(value) => threshold.status(value).max(subject.at_least),
-        None => Status::Unknown,
+        None => Status::Unknown.max(subject.at_least),
     }
 }
 

@@ -1,5 +1,6 @@
 //! `pgweir check`: what an operator should know of, each against two thresholds.
 
+mod backups;
 mod catalogue;
 mod database;
 mod finding;
@@ -18,6 +19,9 @@ use catalogue::{CHECKS, Check, Subject};
 use finding::{Finding, Status};
 use threshold::Overrides;
 
+use super::backup::store::Place;
+#[cfg(feature = "s3")]
+use super::backup::store::S3Options;
 use super::exit::{Done, Exit, Failure};
 use super::job::Job;
 use super::options::{Limits, Show, Target};
@@ -60,6 +64,12 @@ pub(crate) struct CheckOptions {
     /// Where the result goes instead of stdout, written whole and then put in place, as node_exporter wants it
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
+    /// Where this database's backups are, a directory or s3://BUCKET/PREFIX: for the check backups
+    #[arg(long, value_name = "DIR_OR_S3_URL")]
+    backups: Option<String>,
+    #[cfg(feature = "s3")]
+    #[command(flatten)]
+    s3: S3Options,
     /// How to print the result
     #[arg(long, value_name = "FORMAT", value_enum, default_value_t = CheckFormat::Table)]
     output: CheckFormat,
@@ -73,6 +83,15 @@ pub(crate) struct CheckOptions {
 }
 
 impl CheckOptions {
+    fn place(&self) -> Result<Place, Failure> {
+        let missing = || Failure::usage("nothing says where the backups are").hint("name the place by --backups");
+        Ok(Place {
+            to: self.backups.clone().ok_or_else(missing)?,
+            #[cfg(feature = "s3")]
+            s3: self.s3.clone(),
+        })
+    }
+
     pub(crate) fn show(&self) -> Show {
         Show { output: output::Format::Table, quiet: self.quiet }
     }
@@ -139,7 +158,10 @@ fn chosen(options: &CheckOptions) -> Result<Vec<&'static Check>, Failure> {
     let is_named = |check: &Check| options.names.iter().any(|name| check.answers_to(name));
     let is_skipped = |check: &Check| options.skip.iter().any(|name| check.answers_to(name));
     let is_wanted = |check: &&Check| match options.names.is_empty() {
-        true => has_pooler || !check.is_pooler(),
+        true => {
+            let has_backups = options.backups.is_some();
+            (has_pooler || !check.is_pooler()) && (has_backups || !matches!(check.source, catalogue::Source::Backups))
+        }
         false => is_named(check),
     };
     Ok(CHECKS.iter().filter(is_wanted).filter(|check| !is_skipped(check)).collect())
@@ -150,6 +172,7 @@ async fn measure(job: &Job, server: &Server, options: &CheckOptions, check: &Che
         catalogue::Source::Query(sql) => database::subjects(server, sql, i64::from(options.min_dead)).await,
         catalogue::Source::Sequences => database::sequences(server).await,
         catalogue::Source::Growth => growth::subjects(server, options.state.as_deref()).await,
+        catalogue::Source::Backups => backups::subjects(&options.place()?, &server.conninfo.dbname).await,
         catalogue::Source::Pooler(figure) => pooler::subjects(job, &options.target, figure).await,
     }
 }

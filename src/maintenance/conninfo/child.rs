@@ -10,6 +10,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use nix::sys::signal;
 use nix::unistd::{Pid, getuid};
 use pgweir_config::{HostAddr, Named};
+use tokio_postgres::config::ChannelBinding;
 
 use super::{Address, Conninfo, KEYWORDS, files};
 use crate::net::tls::RootCertificates;
@@ -92,13 +93,14 @@ impl Conninfo {
             ("PGDATABASE", text(&self.dbname)),
             ("PGUSER", text(&self.user)),
             ("PGAPPNAME", text(application_name)),
-            // Nobody else's: without one of ours there is nothing in it.
-            ("PGPASSFILE", passfile.map_or_else(|| text("/dev/null"), |passfile| path(passfile.path()))),
+            // Nobody else's: without one of ours it is none. libpq warns of one that is no plain file, and not of one that cannot be.
+            ("PGPASSFILE", passfile.map_or_else(|| text("/dev/null/none"), |passfile| path(passfile.path()))),
             ("PGSSLMODE", text(self.sslmode.name())),
             ("PGSSLNEGOTIATION", text(self.sslnegotiation.name())),
             ("PGSSLROOTCERT", roots),
             ("PGSSLCERT", self.sslcert.as_ref().and_then(|(certificate, _)| path(certificate))),
             ("PGSSLKEY", self.sslcert.as_ref().and_then(|(_, key)| path(key))),
+            ("PGCHANNELBINDING", text(channel_binding(self.channel_binding))),
             ("PGOPTIONS", self.options.as_deref().and_then(text)),
             ("PGCONNECT_TIMEOUT", (timeout < u64::from(u32::MAX)).then(|| timeout.max(2).to_string().into())),
         ];
@@ -108,6 +110,14 @@ impl Conninfo {
     /// The variables that must not reach such a program, its own being set afterwards.
     pub(crate) fn foreign_variables() -> impl Iterator<Item = &'static str> {
         KEYWORDS.iter().map(|(_, variable, _)| *variable).filter(|variable| !variable.is_empty())
+    }
+}
+
+fn channel_binding(binding: ChannelBinding) -> &'static str {
+    match binding {
+        ChannelBinding::Disable => "disable",
+        ChannelBinding::Require => "require",
+        _ => "prefer",
     }
 }
 

@@ -23,7 +23,9 @@ use super::manifest::{Manifest, Upload, is_id};
 use crate::maintenance::exit::Failure;
 use local::Local;
 #[cfg(feature = "s3")]
-use s3::{S3, S3Options};
+use s3::S3;
+#[cfg(feature = "s3")]
+pub(crate) use s3::S3Options;
 
 pub(super) const MANIFEST: &str = "manifest.json";
 pub(super) const STARTED: &str = "started.json";
