@@ -11,6 +11,7 @@ use super::locks::Locks;
 use super::pool::Pool;
 use super::report::Report;
 use super::sessions::Sessions;
+use super::vacuum::{Analyze, Vacuum};
 use crate::maintenance::exit::Exit;
 
 /// The tree of commands. What `--help` says comes from the comments here and at the options.
@@ -19,6 +20,7 @@ use crate::maintenance::exit::Exit;
 enum Maintenance {
     #[command(subcommand)]
     Backup(Backup),
+    Analyze(Analyze),
     Check(Check),
     Locks(Locks),
     #[command(subcommand)]
@@ -27,17 +29,20 @@ enum Maintenance {
     Report(Report),
     #[command(subcommand)]
     Sessions(Sessions),
+    Vacuum(Vacuum),
 }
 
 impl Maintenance {
     fn run(self) -> Exit {
         match self {
             Maintenance::Backup(backup) => backup.run(),
+            Maintenance::Analyze(analyze) => analyze.run(),
             Maintenance::Check(check) => check.run(),
             Maintenance::Locks(locks) => locks.run(),
             Maintenance::Pool(pool) => pool.run(),
             Maintenance::Report(report) => report.run(),
             Maintenance::Sessions(sessions) => sessions.run(),
+            Maintenance::Vacuum(vacuum) => vacuum.run(),
         }
     }
 }

@@ -67,11 +67,13 @@ Commands:
 
 Maintenance, straight on PostgreSQL:
   backup               backups by pg_dump: run, list, prune, hold
+  analyze              the planner's statistics of tables
   check                whether something needs attention, with exit codes
   locks                who waits for whose lock
   pool advise          sizes for the pooler's pools, with the reasons
   report               sizes, connections, cache, tables, statements, standbys
   sessions             list, cancel, terminate sessions
+  vacuum               dead rows of tables, worst first, with what keeps them
 
 \"pgweir COMMAND --help\" tells more. Under the name pgbouncer there are no
 commands, only a configuration file.

@@ -11,6 +11,7 @@ mod pool;
 mod report;
 mod serve;
 mod sessions;
+mod vacuum;
 
 use std::env;
 use std::ffi::OsString;

@@ -103,6 +103,10 @@ impl Failure {
         Failure::new(Exit::Unverified, message)
     }
 
+    pub(crate) fn partly(message: impl Into<String>) -> Failure {
+        Failure::new(Exit::Partly, message)
+    }
+
     pub(crate) fn hint(self, hint: impl Into<String>) -> Failure {
         Failure { hint: Some(hint.into()), ..self }
     }

@@ -1,6 +1,6 @@
 //! How far something is: a line that is redrawn on a terminal, a line now and then elsewhere. On stderr.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::io::{self, IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -38,7 +38,7 @@ impl Counted {
 
 /// One thing under way. The line goes when it is dropped.
 pub(crate) struct Progress {
-    label: String,
+    label: RefCell<String>,
     counted: Counted,
     /// None: nobody knows how much there is.
     total: Option<u64>,
@@ -65,7 +65,12 @@ impl Progress {
         let now = Instant::now();
         // The first plain line comes when it turns out to take long.
         let shown = Cell::new((mode == Mode::Lines).then_some(now));
-        Progress { label, counted, total, begun: now, shown, mode }
+        Progress { label: RefCell::new(label), counted, total, begun: now, shown, mode }
+    }
+
+    /// From now on it is called so.
+    pub(crate) fn rename(&self, label: String) {
+        self.label.replace(label);
     }
 
     /// So much is done, of the total that there is or of a better one.
@@ -81,7 +86,7 @@ impl Progress {
             return;
         }
         self.shown.set(Some(now));
-        let text = line(&self.label, self.counted, done, total, now.duration_since(self.begun));
+        let text = line(&self.label.borrow(), self.counted, done, total, now.duration_since(self.begun));
         let mut stderr = io::stderr();
         // Nobody looks any more.
         let _ = match self.mode {

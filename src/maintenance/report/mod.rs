@@ -40,7 +40,7 @@ impl Options {
 
 /// Makes a query with `pg_class c`, then `{free}`, in it know sizes as `{size}`. To ask for the size of what is locked
 /// exclusively, as by a long VACUUM FULL, would wait: of such a relation its size at the last VACUUM or ANALYZE is told.
-fn with_size(sql: &str) -> String {
+pub(super) fn with_size(sql: &str) -> String {
     const LOCKED: &str = "
         with exclusive as materialized (
             select relation as oid from pg_locks
