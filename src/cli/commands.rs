@@ -6,6 +6,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, Parser};
 
 use super::backup::Backup;
+use super::autovacuum::Autovacuum;
 use super::check::Check;
 use super::locks::Locks;
 use super::pool::Pool;
@@ -21,6 +22,8 @@ enum Maintenance {
     #[command(subcommand)]
     Backup(Backup),
     Analyze(Analyze),
+    #[command(subcommand)]
+    Autovacuum(Autovacuum),
     Check(Check),
     Locks(Locks),
     #[command(subcommand)]
@@ -37,6 +40,7 @@ impl Maintenance {
         match self {
             Maintenance::Backup(backup) => backup.run(),
             Maintenance::Analyze(analyze) => analyze.run(),
+            Maintenance::Autovacuum(autovacuum) => autovacuum.run(),
             Maintenance::Check(check) => check.run(),
             Maintenance::Locks(locks) => locks.run(),
             Maintenance::Pool(pool) => pool.run(),

@@ -68,6 +68,7 @@ Commands:
 Maintenance, straight on PostgreSQL:
   backup               backups by pg_dump: run, list, prune, hold
   analyze              the planner's statistics of tables
+  autovacuum           show, suggest, set, undo its settings of tables
   check                whether something needs attention, with exit codes
   locks                who waits for whose lock
   pool advise          sizes for the pooler's pools, with the reasons

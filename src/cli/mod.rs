@@ -2,6 +2,7 @@
 
 mod args;
 mod backup;
+mod autovacuum;
 mod check;
 mod commands;
 mod config;

@@ -25,6 +25,7 @@
 #![allow(dead_code, reason = "the parts for commands that change something wait for the first of them")]
 
 pub(crate) mod backup;
+pub(crate) mod autovacuum;
 pub(crate) mod check;
 mod conninfo;
 mod console;

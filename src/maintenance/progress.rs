@@ -86,13 +86,28 @@ impl Progress {
             return;
         }
         self.shown.set(Some(now));
-        let text = line(&self.label.borrow(), self.counted, done, total, now.duration_since(self.begun));
+        let elapsed = now.duration_since(self.begun);
+        let label = self.label.borrow();
+        let mut text = line(&label, self.counted, done, total, elapsed);
+        if let Some(width) = self.width() {
+            // A line that is longer than the terminal is wide could not be taken back.
+            let excess = text.chars().count().saturating_sub(width);
+            text = line(&cut(&label, excess), self.counted, done, total, elapsed).chars().take(width).collect();
+        }
         let mut stderr = io::stderr();
         // Nobody looks any more.
         let _ = match self.mode {
             Mode::Terminal => write!(stderr, "\r\x1b[K{text}").and_then(|()| stderr.flush()),
             _ => writeln!(stderr, "{text}"),
         };
+    }
+}
+
+impl Progress {
+    /// Of the terminal; None: it is none, or does not know.
+    fn width(&self) -> Option<usize> {
+        let size = (self.mode == Mode::Terminal).then(|| rustix::termios::tcgetwinsize(io::stderr()).ok()).flatten()?;
+        Some(usize::from(size.ws_col)).filter(|width| *width > 0)
     }
 }
 
@@ -103,6 +118,14 @@ impl Drop for Progress {
             let _ = write!(stderr, "\r\x1b[K").and_then(|()| stderr.flush());
         }
     }
+}
+
+/// The label without so much of its end, but for what tells things apart.
+fn cut(label: &str, excess: usize) -> String {
+    const SHORTEST: usize = 12;
+    let length = label.chars().count();
+    let kept = length.saturating_sub(excess + 1).max(SHORTEST);
+    if excess == 0 || length <= kept { label.to_owned() } else { label.chars().take(kept).chain(['…']).collect() }
 }
 
 /// Label, bar, how much of how much, rate, time left.
@@ -130,6 +153,14 @@ fn line(label: &str, counted: Counted, done: u64, total: Option<u64>, elapsed: D
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn labels_give_way() {
+        assert_eq!(cut("public.orders: scanning", 0), "public.orders: scanning");
+        assert_eq!(cut("public.orders: scanning", 9), "public.orders…");
+        assert_eq!(cut("public.orders: scanning", 100), "public.order…");
+        assert_eq!(cut("short", 100), "short");
+    }
 
     #[test]
     fn lines_tell_rate_and_time_left() {
