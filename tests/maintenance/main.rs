@@ -4,6 +4,7 @@
 #[allow(dead_code, unused_imports, reason = "shared with tests/suite, which uses the rest")]
 mod support;
 
+mod autovacuum;
 mod check;
 mod connecting;
 mod interrupts;
@@ -13,3 +14,4 @@ mod program;
 mod reports;
 mod servers;
 mod sessions;
+mod vacuum;

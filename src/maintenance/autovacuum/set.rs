@@ -66,18 +66,13 @@ pub(crate) async fn undo(job: &Job, options: &UndoOptions) -> Done {
     let server = job.connect(&options.target, options.limits).await?;
     let _lock = JobLock::take(job, &server).await?;
     let tables = tables(&server, &options.table).await?;
-    let has_memory = has_memory(&server).await?;
+    let before = remembered(&server, &tables).await?;
+    // Of several tables, those go back that are known; what others were given by hand is not for us to take.
+    let knows_any = before.iter().any(|before| !before.is_empty());
     let mut rows = Vec::new();
-    for table in &tables {
+    for (table, before) in tables.iter().zip(&before) {
         let own = own(&server, table).await?;
-        let before: Vec<Own> = match has_memory {
-            true => server.rows(REMEMBERED, &[&table.schema, &table.name]).await?,
-            false => Vec::new(),
-        };
-        let wanted = match before.is_empty() {
-            false => assignments(&before)?,
-            true => resets(job, table, &own).await?,
-        };
+        let wanted = if knows_any { assignments(before)? } else { resets(job, table, &own).await? };
         if wanted.is_empty() {
             continue;
         }
@@ -86,7 +81,7 @@ pub(crate) async fn undo(job: &Job, options: &UndoOptions) -> Done {
             literal(&table.schema),
             literal(&table.name)
         );
-        let forget = if before.is_empty() { Vec::new() } else { vec![forget] };
+        let forget = if knows_any { vec![forget] } else { Vec::new() };
         let result = apply(job, &server, table, &wanted, forget).await;
         rows.extend(result_rows(job, table, &wanted, &own, result)?);
     }
@@ -134,6 +129,18 @@ const OWN: &str = "
     union all
     select 'toast.' || option_name, option_value
     from pg_class c join pg_class t on t.oid = c.reltoastrelid, pg_options_to_table(t.reloptions) where c.oid = $1";
+
+/// What is remembered of each.
+async fn remembered(server: &Server, tables: &[Relation]) -> Result<Vec<Vec<Own>>, Failure> {
+    if !has_memory(server).await? {
+        return Ok(vec![Vec::new(); tables.len()]);
+    }
+    let mut all = Vec::new();
+    for table in tables {
+        all.push(server.rows(REMEMBERED, &[&table.schema, &table.name]).await?);
+    }
+    Ok(all)
+}
 
 async fn has_memory(server: &Server) -> Result<bool, Failure> {
     server.value("select to_regclass('pgweir.autovacuum_before') is not null", &[]).await

@@ -52,7 +52,8 @@ pub(super) fn tables(all: &[Relation], options: &VacuumOptions) -> Result<Vec<Re
     let has_names = !options.tables.is_empty();
     let considered: Vec<&Relation> = match has_names {
         true => leaves(all, &named(all, &options.tables)?),
-        false => all.iter().filter(|table| options.catalogs || !table.is_system).collect(),
+        // The shared ones are for superusers: nobody else misses them.
+        false => all.iter().filter(|table| !table.is_system || (options.catalogs && table.is_permitted)).collect(),
     };
     let thresholds = thresholds(options);
     let is_wanted = |table: &&Relation| {
