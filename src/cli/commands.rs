@@ -8,6 +8,7 @@ use clap::{CommandFactory, Parser};
 use super::backup::Backup;
 use super::autovacuum::Autovacuum;
 use super::check::Check;
+use super::index::Index;
 use super::locks::Locks;
 use super::pool::Pool;
 use super::report::Report;
@@ -25,6 +26,8 @@ enum Maintenance {
     #[command(subcommand)]
     Autovacuum(Autovacuum),
     Check(Check),
+    #[command(subcommand)]
+    Index(Index),
     Locks(Locks),
     #[command(subcommand)]
     Pool(Pool),
@@ -42,6 +45,7 @@ impl Maintenance {
             Maintenance::Analyze(analyze) => analyze.run(),
             Maintenance::Autovacuum(autovacuum) => autovacuum.run(),
             Maintenance::Check(check) => check.run(),
+            Maintenance::Index(index) => index.run(),
             Maintenance::Locks(locks) => locks.run(),
             Maintenance::Pool(pool) => pool.run(),
             Maintenance::Report(report) => report.run(),

@@ -70,6 +70,7 @@ Maintenance, straight on PostgreSQL:
   analyze              the planner's statistics of tables
   autovacuum           show, suggest, set, undo its settings of tables
   check                whether something needs attention, with exit codes
+  index                list, rebuild, create, drop indexes under traffic
   locks                who waits for whose lock
   pool advise          sizes for the pooler's pools, with the reasons
   report               sizes, connections, cache, tables, statements, standbys

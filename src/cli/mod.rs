@@ -7,6 +7,7 @@ mod check;
 mod commands;
 mod config;
 mod help;
+mod index;
 mod locks;
 mod pool;
 mod report;

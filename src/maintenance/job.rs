@@ -211,6 +211,16 @@ impl Job {
         server.batch(sql).await.map(|()| true)
     }
 
+    /// The same for a statement that has parts of the user's own SQL in it, or that must not share a transaction: the server
+    /// refuses a second statement behind it.
+    pub(crate) async fn change_one(&self, server: &Server, sql: &str) -> Result<bool, Failure> {
+        if self.changing.dry_run {
+            output::print(&format!("{sql};\n"))?;
+            return Ok(false);
+        }
+        server.query(sql, &[]).await.map(|_| true)
+    }
+
     /// The same for a SELECT that changes something by what it calls: the value of its row; None: there is none, or it is a dry
     /// run.
     pub(crate) async fn change_value<T>(&self, server: &Server, sql: &str) -> Result<Option<T>, Failure>

@@ -30,6 +30,7 @@ pub(crate) mod check;
 mod conninfo;
 mod console;
 pub(crate) mod exit;
+pub(crate) mod index;
 mod interrupt;
 pub(crate) mod job;
 mod lock;

@@ -40,7 +40,7 @@ row! {
 }
 
 pub(super) async fn subjects(server: &Server, file: Option<&Path>) -> Result<Vec<Subject>, Failure> {
-    let default = state::default_file();
+    let default = state::default_file("growth.json");
     let file = file.or(default.as_deref()).ok_or_else(|| {
         Failure::usage("growth needs a file to keep sizes in").hint("name one by --state: there is no HOME")
     })?;

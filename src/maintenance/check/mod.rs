@@ -7,7 +7,7 @@ mod finding;
 mod format;
 mod growth;
 mod pooler;
-mod state;
+pub(super) mod state;
 mod threshold;
 
 use std::path::PathBuf;

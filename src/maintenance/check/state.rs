@@ -5,15 +5,15 @@ use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// The directory where the user's programs keep such things. None: there is no home.
-pub(super) fn default_file() -> Option<PathBuf> {
+/// A file where the user's programs keep such things. None: there is no home.
+pub(in crate::maintenance) fn default_file(name: &str) -> Option<PathBuf> {
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let dir = var("XDG_STATE_HOME").or_else(|| var("HOME").map(|home| home.join(".local/state")))?;
-    Some(dir.join("pgweir").join("growth.json"))
+    Some(dir.join("pgweir").join(name))
 }
 
 /// Writes a file such that nobody ever sees half of it.
-pub(super) fn write_whole(file: &Path, content: &[u8]) -> io::Result<()> {
+pub(in crate::maintenance) fn write_whole(file: &Path, content: &[u8]) -> io::Result<()> {
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
     let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
