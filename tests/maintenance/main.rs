@@ -7,6 +7,7 @@ mod support;
 mod autovacuum;
 mod check;
 mod connecting;
+mod index;
 mod interrupts;
 mod locks;
 mod pool;
