@@ -10,6 +10,7 @@ use super::autovacuum::Autovacuum;
 use super::check::Check;
 use super::index::Index;
 use super::locks::Locks;
+use super::migrate::Migrate;
 use super::pool::Pool;
 use super::report::Report;
 use super::sessions::Sessions;
@@ -30,6 +31,8 @@ enum Maintenance {
     Index(Index),
     Locks(Locks),
     #[command(subcommand)]
+    Migrate(Migrate),
+    #[command(subcommand)]
     Pool(Pool),
     #[command(subcommand)]
     Report(Report),
@@ -47,6 +50,7 @@ impl Maintenance {
             Maintenance::Check(check) => check.run(),
             Maintenance::Index(index) => index.run(),
             Maintenance::Locks(locks) => locks.run(),
+            Maintenance::Migrate(migrate) => migrate.run(),
             Maintenance::Pool(pool) => pool.run(),
             Maintenance::Report(report) => report.run(),
             Maintenance::Sessions(sessions) => sessions.run(),

@@ -72,6 +72,7 @@ Maintenance, straight on PostgreSQL:
   check                whether something needs attention, with exit codes
   index                list, rebuild, create, drop indexes under traffic
   locks                who waits for whose lock
+  migrate run          a file of SQL under a lock timeout, with retries
   pool advise          sizes for the pooler's pools, with the reasons
   report               sizes, connections, cache, tables, statements, standbys
   sessions             list, cancel, terminate sessions

@@ -9,6 +9,7 @@ mod config;
 mod help;
 mod index;
 mod locks;
+mod migrate;
 mod pool;
 mod report;
 mod serve;

@@ -125,8 +125,14 @@ impl fmt::Display for Failure {
 }
 
 impl From<tokio_postgres::Error> for Failure {
-    /// An error of the server in its own words; any other error that ends the connection as unreachable.
     fn from(error: tokio_postgres::Error) -> Failure {
+        Failure::from(&error)
+    }
+}
+
+impl From<&tokio_postgres::Error> for Failure {
+    /// An error of the server in its own words; any other error that ends the connection as unreachable.
+    fn from(error: &tokio_postgres::Error) -> Failure {
         let Some(db) = error.as_db_error() else {
             let mut message = error.to_string();
             let mut source = error.source();

@@ -149,9 +149,15 @@ impl Job {
     /// Connects, and says to what and under which limits.
     pub(crate) async fn connect(&self, target: &Target, limits: Limits) -> Result<Server, Failure> {
         let server = self.connect_to(&target.conninfo()?, limits).await?;
+        self.say_connected(&server, limits);
+        Ok(server)
+    }
+
+    /// To what it has connected, and under which limits.
+    pub(super) fn say_connected(&self, server: &Server, limits: Limits) {
         let Limits { lock_timeout, statement_timeout } = limits;
         let limit = |span: Span| if span.0.is_zero() { "none".to_owned() } else { span.to_string() };
-        let Server { conninfo, address, version, .. } = &server;
+        let Server { conninfo, address, version, .. } = server;
         self.say(format!(
             "{} at {address} as {}, PostgreSQL {version}; lock_timeout {}, statement_timeout {}",
             conninfo.dbname,
@@ -159,7 +165,6 @@ impl Job {
             limit(lock_timeout),
             limit(statement_timeout)
         ));
-        Ok(server)
     }
 
     /// A further connection, without a word: for parallel work, or to another database of the server.

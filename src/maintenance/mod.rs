@@ -35,6 +35,7 @@ mod interrupt;
 pub(crate) mod job;
 mod lock;
 pub(crate) mod locks;
+pub(crate) mod migrate;
 pub(crate) mod options;
 pub(crate) mod output;
 pub(crate) mod pool;

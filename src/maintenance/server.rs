@@ -245,6 +245,16 @@ impl Server {
         self.ended(self.client.batch_execute(sql).await)
     }
 
+    /// The same for SQL that a user has written, with the server's own error: it knows the place in the text.
+    pub(crate) async fn batch_as_written(&self, sql: &str) -> Result<Result<(), tokio_postgres::Error>, Failure> {
+        self.interrupt.check()?;
+        let result = self.client.batch_execute(sql).await;
+        if result.is_err() {
+            self.interrupt.check()?;
+        }
+        Ok(result)
+    }
+
     /// The simple protocol's rows as text, for commands that know nothing else: a console's, a walsender's.
     pub(crate) async fn simple(&self, sql: &str) -> Result<Vec<SimpleQueryMessage>, Failure> {
         self.interrupt.check()?;

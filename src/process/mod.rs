@@ -2,6 +2,7 @@
 
 pub(crate) mod activation;
 pub(crate) mod daemon;
+pub(crate) mod kept;
 pub(crate) mod limits;
 pub(crate) mod notify;
 pub(crate) mod pidfile;

@@ -10,6 +10,7 @@ mod connecting;
 mod index;
 mod interrupts;
 mod locks;
+mod migrate;
 mod pool;
 mod program;
 mod reports;

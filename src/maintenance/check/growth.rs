@@ -9,11 +9,11 @@ use serde::{Deserialize, Serialize};
 
 use super::catalogue::Subject;
 use super::finding::Status;
-use super::state;
 use crate::maintenance::exit::Failure;
 use crate::maintenance::rows::row;
 use crate::maintenance::server::Server;
 use crate::maintenance::units::{Size, span_text};
+use crate::process::kept;
 
 const DAY_SECS: f64 = 86_400.0;
 
@@ -40,7 +40,7 @@ row! {
 }
 
 pub(super) async fn subjects(server: &Server, file: Option<&Path>) -> Result<Vec<Subject>, Failure> {
-    let default = state::default_file("growth.json");
+    let default = kept::default_dir().map(|dir| dir.join("growth.json"));
     let file = file.or(default.as_deref()).ok_or_else(|| {
         Failure::usage("growth needs a file to keep sizes in").hint("name one by --state: there is no HOME")
     })?;
@@ -56,7 +56,7 @@ pub(super) async fn subjects(server: &Server, file: Option<&Path>) -> Result<Vec
     let subject = measured(samples, sample);
     keep(samples, sample);
     let text = serde_json::to_vec(&kept).map_err(|e| at(&e))?;
-    state::write_whole(file, &text).map_err(|e| at(&e))?;
+    kept::write_whole(file, &text).map_err(|e| at(&e))?;
     Ok(subject.into_iter().collect())
 }
 

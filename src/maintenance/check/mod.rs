@@ -7,7 +7,6 @@ mod finding;
 mod format;
 mod growth;
 mod pooler;
-pub(super) mod state;
 mod threshold;
 
 use std::path::PathBuf;
@@ -27,6 +26,7 @@ use super::job::Job;
 use super::options::{Limits, Show, Target};
 use super::output;
 use super::server::Server;
+use crate::process::kept;
 
 /// What `--output` takes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
@@ -129,7 +129,7 @@ async fn checked(job: &Job, options: &CheckOptions) -> Done {
     }
     let text = format::text(options.output, &findings, &server.conninfo.dbname)?;
     match &options.file {
-        Some(file) => state::write_whole(file, text.as_bytes())
+        Some(file) => kept::write_whole(file, text.as_bytes())
             .map_err(|e| Failure::failed(format!("could not write {}: {e}", file.display())))?,
         None => output::print(&text)?,
     }

@@ -1,19 +1,19 @@
-//! What is kept between runs.
+//! What is kept between runs, in files.
 
 use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
-/// A file where the user's programs keep such things. None: there is no home.
-pub(in crate::maintenance) fn default_file(name: &str) -> Option<PathBuf> {
+/// The directory where this user's programs keep such things. None: there is no home.
+pub(crate) fn default_dir() -> Option<PathBuf> {
     let var = |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     let dir = var("XDG_STATE_HOME").or_else(|| var("HOME").map(|home| home.join(".local/state")))?;
-    Some(dir.join("pgweir").join(name))
+    Some(dir.join("pgweir"))
 }
 
 /// Writes a file such that nobody ever sees half of it.
-pub(in crate::maintenance) fn write_whole(file: &Path, content: &[u8]) -> io::Result<()> {
+pub(crate) fn write_whole(file: &Path, content: &[u8]) -> io::Result<()> {
     let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     fs::create_dir_all(dir)?;
     let name = file.file_name().ok_or(io::ErrorKind::InvalidInput)?.to_string_lossy();
