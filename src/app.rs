@@ -28,6 +28,7 @@ use crate::pools::Pools;
 use crate::process::pidfile::PidfileError;
 use crate::process::{Launch, Options, VERSION, limits, notify};
 use crate::registry::Registry;
+use crate::schedule::runner::Scheduler;
 use crate::serve::Accepting;
 use crate::server::connect::Connector;
 use crate::server::parameters::Tracked;
@@ -43,6 +44,10 @@ const LOGIN_NICENESS: i32 = 10;
 
 /// How often a waiting shutdown looks whether it may end.
 const SHUTDOWN_LOOK: Duration = Duration::from_millis(100);
+
+/// How long jobs that are interrupted by the end of the process are waited for, and how long until they know.
+const JOBS_GRACE: Duration = Duration::from_secs(10);
+const JOBS_TOLD: Duration = Duration::from_secs(1);
 
 /// Why the process cannot start.
 #[derive(Debug)]
@@ -71,17 +76,20 @@ impl fmt::Display for StartError {
 /// The process.
 struct App {
     source: Source,
+    /// What else is wrong with a configuration that was read.
+    check: fn(&Config) -> Vec<String>,
     quiet: bool,
     /// `-v` on the command line, where the setting says nothing.
     verbose: u32,
     pools: Arc<Pools>,
     crew: Arc<Crew>,
     clients: Arc<Clients>,
+    scheduler: Scheduler,
 }
 
 /// Serves until the process is told to end.
 pub(crate) fn run(options: Options) -> Result<(), StartError> {
-    let Options { source, loaded, quiet, verbose, mut launch } = options;
+    let Options { source, loaded, check, quiet, verbose, mut launch } = options;
     let config = Arc::new(loaded.config);
     log::start(log_target(&config, quiet)).map_err(StartError::Logfile)?;
     set_log_level(&config.settings, verbose);
@@ -121,7 +129,8 @@ pub(crate) fn run(options: Options) -> Result<(), StartError> {
     });
     let crew = Crew::start(Arc::clone(&clients)).map_err(StartError::Runtime)?;
     let (commands, received) = unbounded_channel();
-    let app = App { source, quiet, verbose, pools, crew, clients };
+    let scheduler = control.block_on(async { Scheduler::start(Arc::clone(&config)) });
+    let app = App { source, check, quiet, verbose, pools, crew, clients, scheduler };
     let served = control.block_on(app.serve((listeners, taking), signals, launch, consoles, (commands, received)));
     log::flush();
     // Sessions end with their sockets, as the process ends now.
@@ -222,7 +231,18 @@ impl App {
         let succession = Succession::new(&self.clients, &self.crew, pidfile, taker);
         let reason = self.live(accepting, succession, signals, received).await;
         log_at!(Log, "{reason}");
+        self.end_jobs().await;
         Ok(())
+    }
+
+    /// Jobs that were interrupted have a while to clean up; then they go on with that by themselves.
+    async fn end_jobs(&self) {
+        match self.pools.shutdown() {
+            Some(Shutdown::Immediate) => self.scheduler.ended(JOBS_TOLD).await,
+            Some(_) => self.scheduler.ended(JOBS_GRACE).await,
+            // Another process has taken over.
+            None => {}
+        }
     }
 
     /// Does what it is told until it is to end; returns why it is.
@@ -235,6 +255,7 @@ impl App {
     ) -> &'static str {
         let mut look = tokio::time::interval(SHUTDOWN_LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        self.scheduler.set_passive(false);
         loop {
             let asked = tokio::select! {
                 Some(command) = received.recv() => self.carry_out(command, &mut succession, &accepting),
@@ -245,6 +266,7 @@ impl App {
                     None
                 }
             };
+            self.scheduler.set_passive(succession.is_draining());
             accepting.set_defer_accept(self.pools.config().settings.tcp_defer_accept);
             if let Some((how, answer)) = asked {
                 notify::stopping();
@@ -252,6 +274,7 @@ impl App {
                     self.crew.go_on();
                 }
                 self.pools.begin_shutdown(how);
+                self.scheduler.end();
                 succession.say_bye(Some(how)).await;
                 accepting.close_tcp().await;
                 if let Some(answer) = answer {
@@ -410,6 +433,11 @@ impl App {
             failed(&errors)
         })?;
         let (mut config, before) = (loaded.config, self.pools.config());
+        let wrong = (self.check)(&config);
+        if !wrong.is_empty() {
+            let wrong: Vec<&dyn fmt::Display> = wrong.iter().map(|problem| problem as _).collect();
+            return Err(failed(&wrong));
+        }
         log_problems(&loaded.warnings);
         if !loaded.is_userlist_whole {
             return Err(failed(&[&"the auth_file cannot be read whole"]));
@@ -458,6 +486,7 @@ impl App {
             changes.push("TLS towards servers changed".to_owned());
         }
         self.crew.set_limits(crew::request_limits(&config.settings));
+        self.scheduler.configure(Arc::clone(config));
         set_log_level(&config.settings, self.verbose);
         log::set_target(log_target(config, self.quiet));
         for change in &changes {

@@ -16,6 +16,7 @@ mod server;
 mod pools;
 mod client;
 mod process;
+mod schedule;
 mod admin;
 mod accept;
 mod crew;

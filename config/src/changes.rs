@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::config::Config;
-use crate::entries::{DATABASE, PEER, USER};
+use crate::entries::{DATABASE, MAINTENANCE, PEER, USER};
 use crate::settings::SETTINGS;
 use crate::table::Row;
 
@@ -13,7 +13,7 @@ const NAMED_MAX: usize = 20;
 /// Its text is run on servers, and may hold what nobody else should read.
 const NEVER_SHOWN: &str = "connect_query";
 
-/// What `after` changes, a line each. Settings first, then databases, users, peers and secrets.
+/// What `after` changes, a line each. Settings first, then databases, users, peers, jobs and secrets.
 pub fn changes(before: &Config, after: &Config) -> Vec<String> {
     let mut lines = differences(SETTINGS, &before.settings, &after.settings);
     let fallback = |config: &Config| config.autodb.iter().map(|entry| ("*".to_owned(), entry.clone())).collect();
@@ -24,6 +24,8 @@ pub fn changes(before: &Config, after: &Config) -> Vec<String> {
     lines.extend(entries("database", &databases(before), &databases(after), |a, b| differences(DATABASE, a, b)));
     lines.extend(entries("user", &before.users, &after.users, |a, b| differences(USER, a, b)));
     lines.extend(entries("peer", &before.peers, &after.peers, |a, b| differences(PEER, a, b)));
+    let (jobs, jobs_after) = (&before.maintenance, &after.maintenance);
+    lines.extend(entries("maintenance job", jobs, jobs_after, |a, b| differences(MAINTENANCE, a, b)));
     let secrets = |config: &Config| -> BTreeMap<String, _> {
         config.userlist.iter().map(|(name, secret)| (name.to_owned(), secret.clone())).collect()
     };

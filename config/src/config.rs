@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::entries::{Database, Peer, User};
+use crate::entries::{Database, MaintenanceJob, Peer, User};
 use crate::hba::Hba;
 use crate::kind::CONSOLE_DATABASE;
 use crate::ldap::LdapOptions;
@@ -26,6 +26,8 @@ pub struct Config {
     pub users: BTreeMap<String, Arc<User>>,
     /// `[peers]` by their `peer_id`, this process included if it is listed.
     pub peers: BTreeMap<u32, Peer>,
+    /// `[maintenance]`: what is run by the calendar, by name.
+    pub maintenance: BTreeMap<String, Arc<MaintenanceJob>>,
     /// The users of the `auth_file`.
     pub userlist: Arc<Userlist>,
     /// The rules of the `auth_hba_file`; None unless `auth_type` is hba.

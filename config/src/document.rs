@@ -2,7 +2,7 @@
 
 use crate::config::Config;
 use crate::container::{BITNAMI_PREFIX, BITNAMI_SETTINGS, CONTAINER_DATABASE, CONTAINER_DEFAULTS, CONTAINER_SETTINGS};
-use crate::entries::{DATABASE, Database, PEER, Peer, USER, User};
+use crate::entries::{DATABASE, Database, MAINTENANCE, MaintenanceJob, PEER, Peer, USER, User};
 use crate::env::{FILE_SUFFIX, PREFIX};
 use crate::settings::SETTINGS;
 use crate::table::{Change, Row, Status};
@@ -25,6 +25,10 @@ impl Config {
         text.push_str("\n[peers]\n");
         for peer in self.peers.values() {
             push_entry(&mut text, &peer.id.to_string(), PEER, peer, &Peer::new(0));
+        }
+        text.push_str("\n[maintenance]\n");
+        for job in self.maintenance.values() {
+            push_entry(&mut text, &job.name, MAINTENANCE, job, &MaintenanceJob::new(""));
         }
         text.push_str("\n[pgbouncer]\n");
         for row in SETTINGS {
@@ -93,6 +97,8 @@ pub fn sample_ini() -> String {
     text.push_str(";batch = pool_mode=session query_timeout=3600\n");
     push_sample_entries(&mut text, "peers", "Other processes behind the same address, by their peer_id.", PEER);
     text.push_str(";2 = host=/tmp/second\n");
+    push_sample_entries(&mut text, "maintenance", "Commands of pgweir that are run by the calendar.", MAINTENANCE);
+    text.push_str(";nightly = command='analyze --database orders --yes' schedule='0 3 * * *' timezone=Europe/Berlin\n");
     text.push_str("\n[pgbouncer]\n");
     for row in SETTINGS {
         text.push_str(&format!("\n;; {}{}\n", row.doc, status_note(row)));
@@ -120,6 +126,9 @@ pub fn reference_markdown() -> String {
     push_table(&mut text, USER);
     text.push_str("\n## Section [peers]\n\nOne entry per process, by its `peer_id`.\n\n");
     push_table(&mut text, PEER);
+    text.push_str("\n## Section [maintenance]\n\n");
+    text.push_str(MAINTENANCE_INTRO);
+    push_table(&mut text, MAINTENANCE);
     push_environment(&mut text);
     text
 }
@@ -147,6 +156,11 @@ Times are in seconds unless they say otherwise; a number may carry a unit: `us`,
 `%include FILE` in an ini file reads another, relative to the working directory.
 \"RELOAD\" means that `RELOAD` and `SET` change a setting in a running process, \"restart\" that only a restart does.
 Settings marked (pgweir) are not PgBouncer's.
+";
+
+const MAINTENANCE_INTRO: &str = "\
+One entry per job: a command of pgweir, run by the serving process at the times of a cron expression (see [Maintenance](maintenance.md)).
+
 ";
 
 fn push_table<S>(text: &mut String, rows: &[Row<S>]) {
@@ -285,6 +299,7 @@ mod tests {
         check_rows(DATABASE, &Database::new("d"));
         check_rows(USER, &User::new("u"));
         check_rows(PEER, &Peer::new(1));
+        check_rows(MAINTENANCE, &MaintenanceJob::new("j"));
     }
 
     #[test]

@@ -1,6 +1,9 @@
-//! The settings of one entry of `[databases]`, `[users]` and `[peers]`: one row each, as for `[pgbouncer]`.
+//! The settings of one entry of `[databases]`, `[users]`, `[peers]` and `[maintenance]`: one row each, as for `[pgbouncer]`.
 
-use crate::kind::{EntryCount, FilePath, Hosts, Inherited, Kind, OneOf, Password, Port, Seconds, Text, Unset};
+use crate::kind::{
+    CommandLine, CronExpression, EntryCount, FilePath, Hosts, Inherited, Kind, OneOf, Password, Port, Seconds, Span,
+    Switch, Text, TimeZoneName, Unset,
+};
 use crate::table::Status::Acts;
 use crate::table::section;
 use crate::units::{HostAddr, LoadBalanceHosts, PoolMode};
@@ -179,6 +182,39 @@ impl Peer {
     /// The address, of which an entry accepted by the resolver has exactly one.
     pub fn host(&self) -> Option<&HostAddr> {
         self.hosts.first()
+    }
+}
+
+section! {
+    /// One entry of `[maintenance]`: a command that is run by the calendar.
+    pub struct MaintenanceJob {
+        pub name: String,
+    }
+
+    /// The settings of a job.
+    MAINTENANCE [
+        command: Unset<CommandLine>, None, Reload, Acts,
+            "Command of pgweir with its arguments, without the word pgweir. Words with spaces stand in double quotes. Required.", ours;
+        schedule: Unset<CronExpression>, None, Reload, Acts,
+            "When: minute, hour, day of the month, month, day of the week. Required.", ours;
+        timezone: Unset<TimeZoneName>, None, Reload, Acts,
+            "In which time zone. Not set: the system's.", ours;
+        jitter: Span, Some("0"), Reload, Acts,
+            "A run begins up to so much later, at another moment for each job and time, but the same one for all processes.", ours;
+        deadline: Span, Some("0"), Reload, Acts,
+            "A run that takes longer is interrupted, as by Ctrl-C. 0: no limit.", ours;
+        kill_after: Span, Some("120"), Reload, Acts,
+            "A run that is interrupted and has not cleaned up by then is killed.", ours;
+        lock_database: Unset<Text>, None, Reload, Acts,
+            "Entry of `[databases]` on whose server processes agree who runs. Not set: the database that the command is about.", ours;
+        every_process: Switch, Some("0"), Reload, Acts,
+            "Run by each process that has this job, not by one of them: for what concerns its machine only.", ours;
+    ]
+}
+
+impl MaintenanceJob {
+    pub fn new(name: impl Into<String>) -> MaintenanceJob {
+        MaintenanceJob::with_defaults(name.into())
     }
 }
 

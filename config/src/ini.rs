@@ -120,6 +120,7 @@ impl Reader<'_> {
             Section::Databases => &mut self.raw.databases,
             Section::Users => &mut self.raw.users,
             Section::Peers => &mut self.raw.peers,
+            Section::Maintenance => &mut self.raw.maintenance,
         };
         match split_pairs(value) {
             Ok(pairs) => list.push(Entry::new(key, place, pairs)),

@@ -5,6 +5,9 @@ use core::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use jiff::tz::TimeZone;
+
+use crate::cron::Cron;
 use crate::network::Network;
 use crate::secret::{MASK, Secret};
 use crate::units::{self, HostAddr, List, Named, Workers};
@@ -32,6 +35,126 @@ pub trait Kind {
 
     /// Whether the value must never be printed.
     const SECRET: bool = false;
+}
+
+/// A program's arguments: words separated by spaces, or in double or single quotes, which are doubled inside.
+pub struct CommandLine;
+
+impl Kind for CommandLine {
+    type Value = Vec<String>;
+
+    fn parse(text: &str) -> Option<Vec<String>> {
+        let mut words = Vec::new();
+        let mut rest = text.trim_start();
+        while let Some(first) = rest.chars().next() {
+            let (word, behind) = match first {
+                '"' | '\'' => units::unquote(&rest[1..], first)?,
+                _ => {
+                    let (word, behind) = rest.split_at(rest.find(char::is_whitespace).unwrap_or(rest.len()));
+                    (word.to_owned(), behind)
+                }
+            };
+            if !behind.is_empty() && !behind.starts_with(char::is_whitespace) {
+                return None;
+            }
+            words.push(word);
+            rest = behind.trim_start();
+        }
+        // As in an ini file, it is one line.
+        (!words.is_empty() && !text.contains('\n')).then_some(words)
+    }
+
+    fn show(words: &Vec<String>) -> Option<String> {
+        let quoted = |word: &String| match word {
+            word if word.is_empty() || word.starts_with(['"', '\'']) || word.contains(char::is_whitespace) => {
+                format!("\"{}\"", word.replace('"', "\"\""))
+            }
+            word => word.clone(),
+        };
+        Some(words.iter().map(quoted).collect::<Vec<_>>().join(" "))
+    }
+
+    fn accepts() -> String {
+        "words separated by spaces; one with spaces in double quotes".into()
+    }
+}
+
+pub struct CronExpression;
+
+impl Kind for CronExpression {
+    type Value = Cron;
+
+    fn parse(text: &str) -> Option<Cron> {
+        Cron::parse(text)
+    }
+
+    fn show(value: &Cron) -> Option<String> {
+        Some(value.to_string())
+    }
+
+    fn accepts() -> String {
+        "a cron expression of five fields, or six with seconds in front, that comes true some day, or @hourly, @daily, @weekly, @monthly or @yearly".into()
+    }
+}
+
+/// A time zone, as it is called.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Zone {
+    name: String,
+    pub zone: TimeZone,
+}
+
+impl Zone {
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// The name of a time zone.
+pub struct TimeZoneName;
+
+impl Kind for TimeZoneName {
+    type Value = Zone;
+
+    fn parse(text: &str) -> Option<Zone> {
+        let zone = TimeZone::get(text).ok()?;
+        Some(Zone { name: zone.iana_name().unwrap_or(text).to_owned(), zone })
+    }
+
+    fn show(value: &Zone) -> Option<String> {
+        Some(value.name.clone())
+    }
+
+    fn accepts() -> String {
+        "the name of a time zone, such as UTC or Europe/Berlin".into()
+    }
+}
+
+/// A length of time in seconds, in which `m` is minutes, too, as in the maintenance commands' flags.
+pub struct Span;
+
+impl Kind for Span {
+    type Value = Duration;
+
+    fn parse(text: &str) -> Option<Duration> {
+        let minutes = text.strip_suffix('m').filter(|number| number.ends_with(|c: char| c.is_ascii_digit()));
+        match minutes {
+            Some(number) => units::parse_duration(&format!("{number}min"), 1.0),
+            None => units::parse_duration(text, 1.0),
+        }
+    }
+
+    fn show(value: &Duration) -> Option<String> {
+        Some(units::show_seconds(*value))
+    }
+
+    fn write(value: &Duration) -> Option<String> {
+        Seconds::write(value)
+    }
+
+    fn accepts() -> String {
+        "a number of seconds, or a number with ms, s, m, h or d behind it".into()
+    }
 }
 
 /// A switch, shown as 0 or 1.
@@ -550,6 +673,24 @@ mod tests {
         assert_eq!(Size::parse("0"), Some(Some(0)));
         assert_eq!(Size::parse("x"), None);
         assert_eq!(Unset::<Text>::parse(""), Some(None));
+        let words = |text| CommandLine::parse(text).map(|words| (words.join("|"), CommandLine::show(&words).unwrap()));
+        let quoted = Some(("a|b c|d\"e||f'g".to_owned(), "a \"b c\" d\"e \"\" f'g".to_owned()));
+        assert_eq!(words(" a \"b c\"  'd\"e' '' f'g "), quoted);
+        assert_eq!(words("\"a\"\"b\" 'c''d'"), Some(("a\"b|c'd".to_owned(), "a\"b c'd".to_owned())));
+        for text in ["", " ", "a \"b", "\"a\"b", "a\nb"] {
+            assert_eq!(words(text), None, "{text}");
+        }
+        assert_eq!(Span::parse("10m"), Some(Duration::from_secs(600)));
+        assert_eq!(
+            (Span::parse("5ms"), Span::parse("2h")),
+            (Some(Duration::from_millis(5)), Some(Duration::from_secs(7200)))
+        );
+        assert_eq!((Span::parse("m"), Span::parse("-1m"), Span::parse("1w")), (None, None, None));
+        assert_eq!(
+            TimeZoneName::parse("europe/berlin").and_then(|zone| TimeZoneName::show(&zone)).as_deref(),
+            Some("Europe/Berlin")
+        );
+        assert_eq!(TimeZoneName::parse("Mars/Base"), None);
         assert_eq!(Unset::<Password>::show(&Some(Secret::new("x"))).as_deref(), Some("***"));
     }
 

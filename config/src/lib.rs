@@ -6,6 +6,7 @@
 mod changes;
 mod config;
 mod container;
+mod cron;
 mod document;
 mod entries;
 mod env;
@@ -36,11 +37,12 @@ use std::path::{Path, PathBuf};
 
 pub use changes::changes;
 pub use config::{Config, Loaded};
+pub use cron::Cron;
 pub use document::{reference_markdown, sample_ini};
-pub use entries::{Database, Peer, User};
+pub use entries::{Database, MaintenanceJob, Peer, User};
 pub use hba::{Access, Hba, HbaMethod, HbaRule};
 pub use ident::IdentMap;
-pub use kind::{CONSOLE_DATABASE, NetworkList};
+pub use kind::{CONSOLE_DATABASE, NetworkList, Zone};
 pub use ldap::{Comparison, LdapBind, LdapFilter, LdapOptions, LdapScope, LdapSearch, Template, bind_name};
 pub use network::Network;
 pub use problem::{Problem, Problems};

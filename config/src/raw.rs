@@ -20,7 +20,7 @@ pub(crate) enum Item {
     Set(Pair),
 }
 
-/// One database, user or peer.
+/// One database, user, peer or job.
 pub(crate) struct Entry {
     pub(crate) name: String,
     pub(crate) place: Place,
@@ -48,6 +48,7 @@ pub(crate) struct Raw {
     pub(crate) databases: Vec<Entry>,
     pub(crate) users: Vec<Entry>,
     pub(crate) peers: Vec<Entry>,
+    pub(crate) maintenance: Vec<Entry>,
     /// Users beside those of the `auth_file`, which has precedence.
     pub(crate) logins: Vec<Login>,
     pub(crate) errors: Vec<Problem>,
@@ -68,10 +69,12 @@ pub(crate) enum Section {
     Databases,
     Users,
     Peers,
+    Maintenance,
 }
 
 impl Section {
-    pub(crate) const ALL: [Section; 4] = [Section::Pgbouncer, Section::Databases, Section::Users, Section::Peers];
+    pub(crate) const ALL: [Section; 5] =
+        [Section::Pgbouncer, Section::Databases, Section::Users, Section::Peers, Section::Maintenance];
 
     pub(crate) fn name(self) -> &'static str {
         match self {
@@ -79,6 +82,7 @@ impl Section {
             Section::Databases => "databases",
             Section::Users => "users",
             Section::Peers => "peers",
+            Section::Maintenance => "maintenance",
         }
     }
 

@@ -3,9 +3,10 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::config::{Config, Loaded};
-use crate::entries::{DATABASE, DATABASE_ALIASES, Database, PEER, Peer, USER, User};
+use crate::entries::{DATABASE, DATABASE_ALIASES, Database, MAINTENANCE, MaintenanceJob, PEER, Peer, USER, User};
 use crate::hba::{self, Hba, Parsed};
 use crate::ident::IdentMaps;
 use crate::kind::CONSOLE_DATABASE;
@@ -29,6 +30,7 @@ pub(crate) fn resolve(raw: Raw, conffile: Option<&Path>) -> Result<Loaded, Probl
     let (databases, autodb) = resolver.databases(raw.databases);
     let users = resolver.users(raw.users);
     let peers = resolver.peers(raw.peers);
+    let maintenance = resolver.maintenance(raw.maintenance);
     let userlist = resolver.userlist(&settings, raw.logins);
     let place = resolver.ldap_options.take().unwrap_or_else(|| Place::of_source(conffile));
     let (hba, ldap) = (read_hba(&settings), read_ldap(&settings, &place));
@@ -37,7 +39,8 @@ pub(crate) fn resolve(raw: Raw, conffile: Option<&Path>) -> Result<Loaded, Probl
         resolver.warnings.extend(problems.warnings);
     }
     let (hba, ldap) = (hba.0, ldap.0);
-    let config = Config { settings, databases, autodb, users, peers, userlist: Arc::new(userlist), hba, ldap };
+    let config =
+        Config { settings, databases, autodb, users, peers, maintenance, userlist: Arc::new(userlist), hba, ldap };
     resolver.check_together(&config, conffile);
     let Resolver { mut errors, mut warnings, is_userlist_whole, .. } = resolver;
     errors.sort();
@@ -51,6 +54,10 @@ pub(crate) fn resolve(raw: Raw, conffile: Option<&Path>) -> Result<Loaded, Probl
 
 /// Where each setting of a section was set last.
 type Places = BTreeMap<&'static str, Place>;
+
+/// Of a job's name, which is part of the name of a file.
+const JOB_NAME_MAX: usize = 64;
+const JITTER_MAX: Duration = Duration::from_secs(86_400);
 
 struct Resolver {
     errors: Vec<Problem>,
@@ -229,6 +236,33 @@ impl Resolver {
         peers
     }
 
+    fn maintenance(&mut self, entries: Vec<Entry>) -> BTreeMap<String, Arc<MaintenanceJob>> {
+        let mut jobs = BTreeMap::new();
+        for entry in entries {
+            let is_plain = |c: char| c.is_ascii_alphanumeric() || "_-".contains(c);
+            if entry.name.is_empty() || entry.name.len() > JOB_NAME_MAX || !entry.name.chars().all(is_plain) {
+                self.error(&entry.place, format!("a job's name must be up to {JOB_NAME_MAX} letters, digits, _ and -"));
+                continue;
+            }
+            let mut job = MaintenanceJob::new(&entry.name);
+            let mut places = Places::new();
+            for pair in entry.pairs {
+                self.set(MAINTENANCE, &[], &mut job, pair, &mut places);
+            }
+            // What is wrong was complained about.
+            for key in ["command", "schedule"].into_iter().filter(|key| !places.contains_key(key)) {
+                self.error(&entry.place, format!("the job \"{}\" needs a {key}", entry.name));
+            }
+            if job.jitter > JITTER_MAX {
+                self.error(&entry.place, format!("the jitter of the job \"{}\" is longer than a day", entry.name));
+            }
+            if jobs.insert(entry.name.clone(), Arc::new(job)).is_some() {
+                self.warn(&entry.place, format!("the job \"{}\" is defined again, this entry counts", entry.name));
+            }
+        }
+        jobs
+    }
+
     /// The users of the `auth_file`, and those of the environment that it does not have.
     fn userlist(&mut self, settings: &Settings, logins: Vec<Login>) -> Userlist {
         let mut userlist = Userlist::default();
@@ -377,6 +411,7 @@ fn belongs_to(key: &str) -> Option<String> {
         }
         Section::Users => USER.iter().any(|row| row.key == key),
         Section::Peers => PEER.iter().any(|row| row.key == key),
+        Section::Maintenance => MAINTENANCE.iter().any(|row| row.key == key),
     };
     let sections: Vec<String> =
         Section::ALL.iter().filter(|section| knows(section)).map(|section| format!("[{}]", section.name())).collect();

@@ -232,6 +232,8 @@ section! {
             "Threads that relay. auto: one, and more up to the number of cores while they are busy.", ours;
         takeover_timeout: Seconds, Some("3600"), Reload, Acts,
             "After a restart with `-R`, how long the old process goes on serving clients that cannot go to the new one (replication, session pooling with TLS to the server, or a query that runs). 0: until they go.", ours;
+        maintenance_state_dir: Unset<FilePath>, None, Reload, Acts,
+            "Directory where the last results of the jobs of `[maintenance]` are kept. Not set: pgweir/schedule in $XDG_STATE_HOME or ~/.local/state.", ours;
         auth_query_cache_time: Seconds, Some("1"), Reload, Acts,
             "How long the answer of `auth_query` is used again for logins of the same user, unless one fails. 0: every login asks.", ours;
         io_uring: Switch, Some("1"), Restart, Acts,

@@ -89,6 +89,7 @@ impl Reader<'_> {
             Section::Databases => self.raw.databases.push(entry),
             Section::Users => self.raw.users.push(entry),
             Section::Peers => self.raw.peers.push(entry),
+            Section::Maintenance => self.raw.maintenance.push(entry),
         }
     }
 

@@ -268,6 +268,23 @@ pub(super) const CERTIFICATES: Columns = &[
 ];
 
 /// Not one of PgBouncer's.
+pub(super) const SCHEDULE: Columns = &[
+    ("name", Text),
+    ("schedule", Text),
+    ("next_due", Text),
+    ("state", Text),
+    ("last_due", Text),
+    ("last_start", Text),
+    ("last_end", Text),
+    ("exit_code", Int8),
+    ("message", Text),
+    ("missed", Numeric),
+    ("last_missed", Text),
+    ("missed_why", Text),
+    ("command", Text),
+];
+
+/// Not one of PgBouncer's.
 pub(super) const SESSION_USE: Columns = &[
     ("database", Text),
     ("user", Text),

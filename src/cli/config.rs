@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use pgweir_config::{Loaded, Problem, Problems, Source, reference_markdown, sample_ini};
 
 use super::args::ConfigCommand;
-use super::{Failed, print};
+use super::{Failed, print, schedule};
 use crate::net::tls::TlsSetup;
 
 pub(super) fn run(command: ConfigCommand) -> Result<(), Failed> {
@@ -20,22 +20,23 @@ pub(super) fn run(command: ConfigCommand) -> Result<(), Failed> {
 
 fn check(file: Option<&Path>) -> Result<(), Failed> {
     let (errors, warnings) = match Source::new(file, env::vars_os()).load() {
-        Ok(loaded) => with_tls(file, loaded),
+        Ok(loaded) => tried(file, loaded),
         Err(Problems { errors, warnings }) => (errors, warnings),
     };
     print(&report(&errors, &warnings))?;
     if errors.is_empty() { Ok(()) } else { Err(Failed) }
 }
 
-/// The problems of a configuration whose TLS settings are tried, with the files that they name.
-fn with_tls(file: Option<&Path>, Loaded { config, mut warnings, .. }: Loaded) -> (Vec<Problem>, Vec<Problem>) {
+/// The problems of a configuration whose TLS settings are tried, with the files that they name, and whose jobs are read.
+fn tried(file: Option<&Path>, Loaded { config, mut warnings, .. }: Loaded) -> (Vec<Problem>, Vec<Problem>) {
     let file = file.map_or_else(|| "environment".to_owned(), |file| file.display().to_string());
     let problem = |message| Problem { file: file.clone(), line: None, message };
     let made = TlsSetup::new(&config, None, |warning| warnings.push(problem(warning)));
     if let Ok(made) = &made {
         warnings.extend(made.expiry_warnings().into_iter().map(problem));
     }
-    (made.err().map(|e| problem(e.to_string())).into_iter().collect(), warnings)
+    let errors = made.err().map(|e| e.to_string()).into_iter().chain(schedule::problems(&config));
+    (errors.map(problem).collect(), warnings)
 }
 
 fn report(errors: &[Problem], warnings: &[Problem]) -> String {

@@ -75,6 +75,7 @@ Maintenance, straight on PostgreSQL:
   migrate run          a file of SQL under a lock timeout, with retries
   pool advise          sizes for the pooler's pools, with the reasons
   report               sizes, connections, cache, tables, statements, standbys
+  schedule             jobs by the calendar: list, run by hand
   sessions             list, cancel, terminate sessions
   vacuum               dead rows of tables, worst first, with what keeps them
 

@@ -12,6 +12,7 @@ mod locks;
 mod migrate;
 mod pool;
 mod report;
+mod schedule;
 mod serve;
 mod sessions;
 mod vacuum;

@@ -7,6 +7,7 @@ use pgweir_config::{Loaded, Settings, Source};
 
 use super::Failed;
 use super::args::ServeArgs;
+use super::schedule;
 use crate::log::{self, log_at};
 use crate::net::listener::Inherited;
 use crate::process::activation;
@@ -84,7 +85,8 @@ fn serve(args: ServeArgs) -> Result<(), ServeError> {
     let background = args.daemon.then(Background::new);
     let quiet = args.quiet || args.daemon;
     let launch = Launch { pidfile: pidfile(settings), background, takes_over: args.reboot, activated };
-    let options = Options { source, loaded, quiet, verbose: args.verbose, launch };
+    let check = schedule::problems;
+    let options = Options { source, loaded, check, quiet, verbose: args.verbose, launch };
     crate::app::run(options).map_err(|error| {
         if args.daemon {
             // The log may not reach stderr, which is still the terminal's until clients can connect.
@@ -105,7 +107,11 @@ fn activated() -> Result<Vec<Inherited>, ServeError> {
 fn load(args: &ServeArgs) -> Result<(Source, Loaded), ServeError> {
     let source = Source::new(args.file.as_deref(), env::vars_os());
     match source.load() {
-        Ok(loaded) => Ok((source, loaded)),
+        Ok(loaded) => {
+            let problems = schedule::problems(&loaded.config);
+            problems.iter().for_each(|problem| log_at!(Error, "{problem}"));
+            if problems.is_empty() { Ok((source, loaded)) } else { Err(ServeError::Config) }
+        }
         Err(problems) => {
             for problem in &problems.errors {
                 log_at!(Error, "{problem}");

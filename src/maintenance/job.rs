@@ -1,5 +1,6 @@
 //! One command under way: what it connects by, asks, changes, prints, and how it ends.
 
+use std::cell::Cell;
 use std::env;
 use std::io::{self, BufRead, IsTerminal, Write};
 use std::time::Duration;
@@ -20,7 +21,7 @@ use super::server::{Server, Session, login};
 use super::stream::attempts;
 use super::units::Span;
 
-/// How long a command may take to end when it is interrupted, and what it undoes then.
+/// How long a command may take to end when it is interrupted, unless it says otherwise, and what it undoes then.
 const INTERRUPTED_LIMIT: Duration = Duration::from_secs(30);
 const CLEANUP_LIMIT: Duration = Duration::from_secs(60);
 /// How often cancels are repeated: the command may have begun something else.
@@ -35,6 +36,8 @@ pub(crate) struct Job {
     pub(crate) interrupt: Interrupt,
     is_quiet: bool,
     changing: Changing,
+    /// How long an interrupted command may take to end.
+    end_limit: Cell<Duration>,
 }
 
 /// Runs a command to its end on a runtime of its own, and returns its exit code. `changing` is the default for read-only ones.
@@ -50,6 +53,7 @@ pub(crate) fn run(name: &'static str, show: Show, changing: Changing, command: i
         interrupt: Interrupt::default(),
         is_quiet: show.quiet,
         changing,
+        end_limit: Cell::new(INTERRUPTED_LIMIT),
     };
     let exit = LocalSet::new().block_on(&runtime, job.run(command));
     // A prompt may still be waiting for its answer.
@@ -57,9 +61,14 @@ pub(crate) fn run(name: &'static str, show: Show, changing: Changing, command: i
     exit
 }
 
+/// A line to stderr, of which nobody may be left at the other end: a terminal that was closed, a program that went.
+fn complain(line: &str) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
+
 /// Says why on stderr.
 fn told(failure: Failure) -> Exit {
-    eprintln!("pgweir: {failure}");
+    complain(&format!("pgweir: {failure}"));
     failure.exit
 }
 
@@ -71,7 +80,7 @@ impl Job {
         let done = tokio::select! {
             done = &mut command => done,
             () = any(&mut signals) => {
-                eprintln!("pgweir: interrupted, ending what runs on the server; once more to leave at once");
+                self.say("pgweir: interrupted, ending what runs on the server; once more to leave at once");
                 tokio::select! {
                     done = self.wind_up(command) => done,
                     () = any(&mut signals) => return self.abandon(),
@@ -98,7 +107,7 @@ impl Job {
 
     /// Cancels again and again until the command has seen that it is to end.
     async fn wind_up(&self, command: impl Future<Output = Done>) -> Done {
-        let deadline = Instant::now() + INTERRUPTED_LIMIT;
+        let deadline = Instant::now() + self.end_limit.get();
         let cancels = async {
             loop {
                 self.interrupt.request().await;
@@ -115,15 +124,20 @@ impl Job {
 
     fn abandon(&self) -> Exit {
         for what in self.cleanup.names() {
-            eprintln!("pgweir: left undone: {what}");
+            complain(&format!("pgweir: left undone: {what}"));
         }
         told(Failure::failed("interrupted"))
+    }
+
+    /// For a command that has to wait for others to end, too.
+    pub(super) fn may_take_to_end(&self, limit: Duration) {
+        self.end_limit.set(limit);
     }
 
     /// Something that the user may want to know, on stderr.
     pub(crate) fn say(&self, text: impl AsRef<str>) {
         if !self.is_quiet {
-            eprintln!("{}", text.as_ref());
+            complain(text.as_ref());
         }
     }
 
@@ -204,6 +218,7 @@ impl Job {
             interrupt: Interrupt::default(),
             is_quiet: self.is_quiet,
             changing: self.changing,
+            end_limit: self.end_limit.clone(),
         }
     }
 
@@ -277,7 +292,7 @@ impl Job {
 }
 
 fn warn(text: &str) {
-    eprintln!("warning: {text}");
+    complain(&format!("warning: {text}"));
 }
 
 /// Waits for the first of the signals.

@@ -44,6 +44,7 @@ mod progress;
 mod relations;
 pub(crate) mod report;
 mod rows;
+pub(crate) mod schedule;
 mod server;
 pub(crate) mod sessions;
 mod sql;

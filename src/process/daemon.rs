@@ -82,10 +82,20 @@ pub(crate) fn leave_terminal() -> Result<(), DaemonError> {
     this_program(RUN).spawn().map(drop).map_err(DaemonError::Start)
 }
 
-/// The same program with the same arguments. The link leads to it even if a package manager has replaced the file.
+/// Leads to the program that runs, even if a package manager has replaced the file.
+const THIS_PROGRAM: &str = "/proc/self/exe";
+
+/// The program that runs, under its own name, whatever name it runs by: as pgbouncer it would know no commands.
+pub(crate) fn command() -> Command {
+    let mut command = Command::new(THIS_PROGRAM);
+    command.arg0("pgweir").env_remove(STAGE);
+    command
+}
+
+/// The same program with the same arguments.
 fn this_program(stage: &str) -> Command {
     let mut arguments = env::args_os();
-    let mut command = Command::new("/proc/self/exe");
+    let mut command = Command::new(THIS_PROGRAM);
     if let Some(name) = arguments.next() {
         command.arg0(name);
     }

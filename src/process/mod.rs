@@ -10,7 +10,7 @@ pub(crate) mod user;
 
 use std::path::PathBuf;
 
-use pgweir_config::{Loaded, Source};
+use pgweir_config::{Config, Loaded, Source};
 
 use daemon::Background;
 use pidfile::{Pidfile, PidfileError};
@@ -27,6 +27,8 @@ pub(crate) struct Options {
     pub(crate) source: Source,
     /// What `source` held at the start.
     pub(crate) loaded: Loaded,
+    /// What else is wrong with a configuration; nothing is with that of the start.
+    pub(crate) check: fn(&Config) -> Vec<String>,
     /// Whether stderr is none of the log's targets: so with `-q`, and in the background.
     pub(crate) quiet: bool,
     /// How often `-v` was given. As in PgBouncer it counts where the setting `verbose` says nothing.

@@ -14,6 +14,7 @@ mod migrate;
 mod pool;
 mod program;
 mod reports;
+mod schedule;
 mod servers;
 mod sessions;
 mod vacuum;

@@ -514,10 +514,12 @@ mod beyond_pgbouncer {
                 .set("client_tls_sslmode", "allow")
                 .set("client_tls_key_file", key("site"))
                 .set("client_tls_cert_file", certificate("site"))
+                .set("maintenance_state_dir", "/nowhere")
+                .job("yearly", "command='report sizes --database app' schedule=@yearly")
         });
         bouncer.client().run("select 1");
         let mut watcher = bouncer.client_of("watcher", "pgbouncer");
-        for command in ["CERTIFICATES", "LATENCIES", "PREPARED_STATEMENTS", "SESSION_USE", "WORKERS"] {
+        for command in ["CERTIFICATES", "LATENCIES", "PREPARED_STATEMENTS", "SCHEDULE", "SESSION_USE", "WORKERS"] {
             assert_eq!(columns_of(command), [], "{command} is not PgBouncer's");
             watcher.send(&msg::query(&format!("SHOW {command}")));
             let columns = watcher.expect("T")[0].columns();

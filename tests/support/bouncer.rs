@@ -51,6 +51,7 @@ pub(crate) struct Setup {
     databases: BTreeMap<String, String>,
     users: BTreeMap<String, String>,
     peers: BTreeMap<String, String>,
+    jobs: BTreeMap<String, String>,
     /// None: the pooler under test.
     program: Option<&'static Path>,
     secrets: BTreeMap<String, String>,
@@ -103,6 +104,12 @@ impl Setup {
         self
     }
 
+    /// An entry of `[maintenance]`.
+    pub(crate) fn job(mut self, name: &str, entry: impl Into<String>) -> Setup {
+        self.jobs.insert(name.into(), entry.into());
+        self
+    }
+
     pub(crate) fn without_peer(mut self, id: u32) -> Setup {
         self.peers.remove(&id.to_string());
         self
@@ -128,6 +135,7 @@ impl Setup {
         let ini = section("databases", &self.databases)
             + &section("users", &self.users)
             + &section("peers", &self.peers)
+            + &if self.jobs.is_empty() { String::new() } else { section("maintenance", &self.jobs) }
             + &section("pgbouncer", &self.settings);
         let userlist: String = self.secrets.iter().map(|(user, secret)| format!("\"{user}\" \"{secret}\"\n")).collect();
         for (name, text) in [("pooler.ini", ini), ("userlist.txt", userlist)] {
@@ -189,6 +197,7 @@ impl Setup {
             databases: BTreeMap::new(),
             users: BTreeMap::new(),
             peers: BTreeMap::new(),
+            jobs: BTreeMap::new(),
             program: None,
             secrets: BTreeMap::new(),
             env: BTreeMap::new(),

@@ -16,6 +16,7 @@ pub(super) mod parameters;
 mod peers;
 mod pools;
 mod prepared_statements;
+mod schedule;
 mod servers;
 mod session_use;
 pub(super) mod sockets;
@@ -79,6 +80,7 @@ const ALL: &[Show] = &[
     Show::new("peer_pools", columns::PEER_POOLS, Rows::Pools(peers::show_pools)),
     Show::new("pools", columns::POOLS, Rows::Pools(pools::show)),
     Show::new("prepared_statements", columns::PREPARED_STATEMENTS, Rows::Pools(prepared_statements::show)),
+    Show::new("schedule", columns::SCHEDULE, Rows::Pools(schedule::show)),
     Show::new("servers", columns::SOCKETS, Rows::Pools(servers::show)),
     Show::new("session_use", columns::SESSION_USE, Rows::Pools(session_use::show)),
     Show::new("sockets", columns::SOCKETS_DEBUG, Rows::Pools(sockets::show)),

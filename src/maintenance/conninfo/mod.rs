@@ -175,6 +175,11 @@ impl Values {
     }
 }
 
+/// Whether a connection string holds a password.
+pub(crate) fn has_password(dsn: &str) -> bool {
+    parse::parse(dsn).is_ok_and(|pairs| pairs.iter().any(|(key, _)| key == "password" || key == "sslpassword"))
+}
+
 /// An entry of the pooler's `[databases]`.
 pub(crate) struct Entry<'a> {
     pub(crate) config: &'a Config,
