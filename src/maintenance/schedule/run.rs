@@ -80,7 +80,7 @@ pub(crate) async fn run(job: &Job, options: &RunOptions, parse: Parse) -> Done {
     match runner.run().await {
         Err(failure) if slot.is_some() && !job.interrupt.is_requested() => {
             runner.miss(&failure.message);
-            Err(failure)
+            Ok(failure.exit)
         }
         done => done,
     }
