@@ -39,6 +39,7 @@ pub(crate) enum Analyze {
     All,
     /// Those of the tables whose rows, columns or indexes the file has changed.
     Touched,
+    /// Nobody's
     None,
 }
 

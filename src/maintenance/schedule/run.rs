@@ -35,11 +35,11 @@ pub(crate) struct RunOptions {
     /// The time for which it is run, given by the serving process: nothing is done if another process has run it for that time
     #[arg(long, value_name = "TIMESTAMP", hide = true)]
     due: Option<Timestamp>,
-    #[command(flatten)]
-    configured: Configured,
     /// Say nothing on stderr but what the command says
     #[arg(long, short)]
     quiet: bool,
+    #[command(flatten)]
+    configured: Configured,
 }
 
 impl RunOptions {
