@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::maintenance::check::state::{default_file, write_whole};
+use crate::process::kept::{default_dir, write_whole};
 use crate::maintenance::exit::Failure;
 use crate::maintenance::job::Job;
 use crate::maintenance::rows::row;
@@ -49,7 +49,7 @@ impl State {
         file: Option<&Path>,
         is_resumed: bool,
     ) -> Result<State, Failure> {
-        let file = file.map(Path::to_owned).or_else(|| default_file("rebuild.json"));
+        let file = file.map(Path::to_owned).or_else(|| default_dir().map(|dir| dir.join("rebuild.json")));
         let Now { key, at } = server.one(NOW, &[]).await?;
         let last = file.as_deref().and_then(|file| read(job, file)).unwrap_or_default().remove(&key);
         let begun = Run { begun_at: at, rebuilt: Vec::new() };
