@@ -14,6 +14,13 @@ python_drivers() {
     "$to/python/bin/pip" install --disable-pip-version-check --no-deps -r "$from/python/requirements.txt"
 }
 
+# A server that speaks S3, for backups.
+moto_drivers() {
+    rm -rf "$to/moto"
+    python3 -m venv "$to/moto"
+    "$to/moto/bin/pip" install --disable-pip-version-check --no-deps -r "$from/moto/requirements.txt"
+}
+
 # Prisma's command line wants an engine for migrations, which it would download: named like this, it believes that it
 # has one. Nothing here migrates.
 node_drivers() {
@@ -97,6 +104,7 @@ install() {
 mkdir -p "$to"
 pids=()
 install python "$from/python/requirements.txt" & pids+=("$!")
+install moto "$from/moto/requirements.txt" & pids+=("$!")
 install postgres "$from/postgres/requirements.txt" & pids+=("$!")
 install postgres_tls "$from/postgres/package-lock.json" & pids+=("$!")
 install postgres_older "$from/postgres/older/package-lock.json" & pids+=("$!")

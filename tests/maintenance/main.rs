@@ -5,6 +5,8 @@
 mod support;
 
 mod autovacuum;
+mod backup;
+mod backup_s3;
 mod check;
 mod connecting;
 mod index;
@@ -15,6 +17,7 @@ mod pool;
 mod program;
 mod reports;
 mod schedule;
+mod s3;
 mod servers;
 mod sessions;
 mod vacuum;

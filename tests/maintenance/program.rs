@@ -47,7 +47,7 @@ impl Program {
         self
     }
 
-    fn command(&self) -> Command {
+    pub(crate) fn command(&self) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_pgweir"));
         command.args(&self.arguments).env_clear().envs(&self.env).stdin(Stdio::null());
         command

@@ -156,7 +156,7 @@ impl Destination<'_> {
             self.progress.at(bytes);
             self.touch(&mut touched).await?;
         }
-        Ok((File { name: name.to_owned(), bytes, sha256: hex(&hash.finish().as_ref().to_owned()) }, writer))
+        Ok((File { name: name.to_owned(), bytes, sha256: hex(hash.finish().as_ref()) }, writer))
     }
 
     async fn touch(&self, touched: &mut Instant) -> Result<(), Failure> {

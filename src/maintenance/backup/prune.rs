@@ -146,7 +146,7 @@ fn kept(manifest: &Manifest, rank: u32, rule: Rule, now: Timestamp) -> Option<St
     if rule.keep_last.is_some_and(|last| rank <= last) {
         return Some(format!("number {rank} of its database"));
     }
-    if rule.keep_days.is_some_and(|days| age_days <= f64::from(days)) {
+    if rule.keep_days.is_some_and(|days| age_days < f64::from(days)) {
         return Some(format!("{age_days:.1} days old"));
     }
     // However old it is: there is no other.

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 
 use clap::Args;
-use jiff::{Timestamp, Unit};
+use jiff::Timestamp;
 
 use super::dump::{Destination, checksum_of_all};
 use super::list::BackupRow;
@@ -222,7 +222,7 @@ pub(crate) async fn run(job: &Job, options: &RunOptions) -> Done {
 /// Manifests have whole seconds.
 fn now() -> Timestamp {
     let now = Timestamp::now();
-    now.round(Unit::Second).unwrap_or(now)
+    Timestamp::from_second(now.as_second()).unwrap_or(now)
 }
 
 impl Making<'_> {

@@ -148,13 +148,14 @@ impl Store {
 
     /// Begins a backup: reserves the id for it, or a similar one if there is such a backup. Until [`Store::finish`] it does not
     /// count.
+    #[cfg_attr(not(feature = "s3"), allow(unused_variables, reason = "S3 alone has to know"))]
     pub(crate) async fn begin(&self, id: &str, upload: Option<&Upload>) -> Result<Draft, Failure> {
         for number in 1..1000 {
             let id = if number == 1 { id.to_owned() } else { format!("{id}-{number}") };
             let begun = match self {
                 Store::Local(local) => local.begin(&id).await?.then(|| Draft::Local(local.clone(), id)),
                 #[cfg(feature = "s3")]
-                Store::S3(s3) => s3.begin(&id, upload).await?.map(Draft::S3),
+                Store::S3(s3) => s3.begin(&id, upload).await?.map(|draft| Draft::S3(Box::new(draft))),
             };
             if let Some(draft) = begun {
                 return Ok(draft);
@@ -230,7 +231,7 @@ pub(crate) enum Draft {
     /// With its id.
     Local(Local, String),
     #[cfg(feature = "s3")]
-    S3(s3::Draft),
+    S3(Box<s3::Draft>),
 }
 
 impl Draft {
@@ -252,6 +253,7 @@ impl Draft {
     }
 
     /// A new file, of about so many bytes.
+    #[cfg_attr(not(feature = "s3"), allow(unused_variables, reason = "S3 alone has to know"))]
     pub(crate) async fn write(&self, name: &str, expected: u64) -> Result<Writer, Failure> {
         match self {
             Draft::Local(local, id) => Ok(Writer::Local(local.write(id, name).await?)),

@@ -103,6 +103,8 @@ impl S3 {
             .with_http_connector(Connections::new(roots, limit)?)
             // The storage compares it with what it got; for signatures it is computed anyway.
             .with_checksum_algorithm(Checksum::SHA256)
+            // Removing many by one request is what not all of S3's kind know.
+            .with_disable_bulk_delete(true)
             .with_retry(retry);
         let plain = Arc::new(built(builder.clone())?);
         Ok(S3 { bucket: bucket.into(), prefix, builder, plain })
