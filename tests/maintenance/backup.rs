@@ -301,7 +301,7 @@ fn the_newest_come_first_and_prune_keeps_what_it_must() {
 }
 
 /// A pg_dump that does something else at half of its work.
-fn pg_dump_that(pg: &Postgres, then: &str) -> PathBuf {
+pub(crate) fn pg_dump_that(pg: &Postgres, then: &str) -> PathBuf {
     let dir = scratch_dir("bin");
     let (program, real) = (dir.join("pg_dump"), pg.bindir.join("pg_dump"));
     let real = real.display();

@@ -4,16 +4,17 @@ use std::fs;
 
 use serde_json::Value;
 
+use crate::backup::pg_dump_that;
 use crate::program::{Program, dsn, pgweir};
 use crate::s3::{Bucket, Fault, Proxy};
-use crate::support::process::scratch_dir;
+use crate::support::process::{scratch_dir, signal};
 use crate::support::*;
 
-/// A database that takes five parts to upload.
+/// A database that takes three parts to upload.
 fn large() -> String {
     let database = Postgres::shared().create_database();
     let mut direct = Postgres::shared().direct(&database);
-    direct.run("create table t as select i, repeat(md5(i::text), 32) as text from generate_series(1, 66000) i");
+    direct.run("create table t as select i, repeat(md5(i::text), 32) as text from generate_series(1, 36000) i");
     database
 }
 
@@ -53,7 +54,7 @@ fn a_backup_in_s3() {
         assert!(head.contains(header), "{header} in {head}");
     }
     // In parts, of which the storage makes a checksum of its own.
-    assert!(head.contains("-5\""), "five parts in {head}");
+    assert!(head.contains("-3\""), "three parts in {head}");
     assert!(head.contains(&format!("content-length: {}", made["bytes"])), "{head}");
     let (_, head, _) = bucket.ask("HEAD", &objects[1]);
     assert!(!head.contains("standard_ia") && head.contains("x-amz-server-side-encryption: aes256"), "{head}");
@@ -62,7 +63,7 @@ fn a_backup_in_s3() {
 
     // What is there is what a local backup of the same has.
     let manifest: Value = serde_json::from_str(&bucket.ask("GET", &objects[1]).2).expect("JSON");
-    assert_eq!(manifest["rows"][0]["rows"], 66000);
+    assert_eq!(manifest["rows"][0]["rows"], 36000);
     assert_eq!(manifest["files"][0]["sha256"], made["sha256"]);
 
     // The manifest stays encrypted when it changes.
@@ -127,6 +128,19 @@ fn what_times_out_is_known_and_pruned() {
     assert!(listed.stderr.contains("is no backup: it has not ended"), "{}", listed.stderr);
     assert_eq!(at(&bucket, "backup prune --keep-last 1 --yes").rows()[0]["action"], "keep");
     assert_eq!(at(&bucket, "backup prune --keep-last 1 --leftovers-after 0 --yes").rows()[0]["action"], "removed");
+    assert_eq!((bucket.objects(), bucket.uploads()), (Vec::new(), Vec::new()));
+}
+
+#[test]
+fn an_interrupt_aborts_the_upload() {
+    let (bucket, database) = (Bucket::create("interrupted"), Postgres::shared().create_database());
+    Postgres::shared().direct(&database).run("create table t as select generate_series(1, 300000) as i");
+    let bin = pg_dump_that(Postgres::shared(), "HALF; exec sleep 600").display().to_string();
+    let child = run(&bucket, &database, "--compress 0").arg("--pg-bin").arg(bin).spawn();
+    wait_until("the upload has begun", PATIENCE, || !bucket.uploads().is_empty());
+    signal(child.id(), "INT");
+    let out = child.wait_with_output().expect("wait for it");
+    assert_eq!(out.status.code(), Some(2), "{}", String::from_utf8_lossy(&out.stderr));
     assert_eq!((bucket.objects(), bucket.uploads()), (Vec::new(), Vec::new()));
 }
 

@@ -96,7 +96,7 @@ pub(crate) enum Fault {
     Cut,
 }
 
-/// Passes on everything but uploads of the third part of anything.
+/// Passes on everything but uploads of the second part of anything.
 pub(crate) struct Proxy {
     port: u16,
     /// Whether that has been asked for.
@@ -141,7 +141,7 @@ fn pass(mut client: TcpStream, fault: Fault, met: &AtomicBool) {
         && bytes > 0
     {
         let line = String::from_utf8_lossy(&chunk[..bytes.min(1000)]).into_owned();
-        if line.starts_with("PUT ") && line.lines().next().is_some_and(|line| line.contains("partNumber=3&")) {
+        if line.starts_with("PUT ") && line.lines().next().is_some_and(|line| line.contains("partNumber=2&")) {
             met.store(true, Ordering::Relaxed);
             match fault {
                 Fault::Refuse => answer(client, "403 Forbidden", "AccessDenied", "Access Denied"),
