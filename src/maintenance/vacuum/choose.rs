@@ -61,10 +61,7 @@ pub(super) fn tables(all: &[Relation], options: &VacuumOptions) -> Result<Vec<Re
         matches!(table.kind.as_str(), "r" | "m") && (is_met || (!has_names && is_due(table)))
     };
     let mut tables: Vec<Relation> = considered.into_iter().filter(is_wanted).cloned().collect();
-    if let [] = tables[..]
-        && has_names
-        && thresholds.is_none()
-    {
+    if tables.is_empty() && has_names && thresholds.is_none() {
         return Err(Failure::usage(format!("nothing to vacuum in {}", options.tables.join(", ")))
             .hint("foreign tables and partitioned tables without partitions have no rows of their own"));
     }
