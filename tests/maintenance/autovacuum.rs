@@ -69,6 +69,8 @@ fn on_every_version() {
 
 fn one_version(version: u32, pg: &'static Postgres) {
     let scene = Scene::on(pg);
+    let inserted = "select pg_stat_get_ins_since_vacuum('t'::regclass)";
+    wait_until("the statistics know it", PATIENCE, || scene.one(inserted) == "1000");
     scene.app("analyze t");
     scene.app("update t set i = i where i <= 400; alter table t set (autovacuum_analyze_scale_factor = 0.3)");
     let dead = "select pg_stat_get_dead_tuples('t'::regclass)";

@@ -347,6 +347,22 @@ fn ctrl_c_cancels_all_and_tells_what_was_done() {
 }
 
 #[test]
+fn when_it_is_killed_the_server_does_not_go_on() {
+    let scene = Scene::new();
+    let child = scene.run("vacuum parts --cost-delay 100 --cost-limit 1 --yes").spawn();
+    let at_work = format!(
+        "select 1 from pg_stat_activity where datname = '{}' and application_name = 'pgweir/vacuum'",
+        scene.database
+    );
+    let vacuums = format!("{at_work} and state = 'active' and query like 'VACUUM%'");
+    wait_until("it works", PATIENCE, || !scene.pg.sql(&vacuums).is_empty());
+    signal(child.id(), "KILL");
+    child.wait_with_output().expect("wait for it");
+    wait_until("its sessions have gone", PATIENCE, || scene.pg.sql(&at_work).is_empty());
+    scene.run("vacuum parts --yes").run().ok();
+}
+
+#[test]
 fn what_one_may_not_is_named() {
     for (version, pg) in every_version().into_iter().filter(|(version, _)| [15, 18].contains(version)) {
         let scene = Scene::on(pg, TABLES);

@@ -198,6 +198,8 @@ async fn sessions(job: &Job, control: &Server, plan: &Plan, jobs: usize) -> Resu
         }
     }
     for server in &servers {
+        // When this program is killed, the server is not to go on alone. Not all that PostgreSQL runs on can tell.
+        let _ = server.batch("SET client_connection_check_interval = '2s'").await;
         for setting in &plan.settings {
             job.change(server, setting).await?;
         }
