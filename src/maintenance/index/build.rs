@@ -112,10 +112,9 @@ impl<'a> Builder<'a> {
         memory: Option<Memory>,
         is_users: bool,
     ) -> Result<Builder<'a>, Failure> {
-        let own = Limits { lock_timeout: Span(Duration::ZERO), ..limits };
         let here = watch.here();
         let session =
-            if is_users { job.connect_as_user(&here, own).await? } else { job.connect_to(&here, own).await? };
+            if is_users { job.connect_as_user(&here, limits).await? } else { job.connect_to(&here, limits).await? };
         // Not every system can tell.
         let _ = session.batch(&format!("SET client_connection_check_interval = '{CHECK_CLIENT_EVERY}'")).await;
         if let Some(Memory { maintenance_work_mem, max_parallel_maintenance_workers }) = memory {
@@ -145,6 +144,7 @@ impl<'a> Builder<'a> {
         if self.job.is_dry_run() {
             return self.job.change_one(&self.session, sql).await;
         }
+        self.session.batch("SET lock_timeout = 0").await?;
         let mut pause = FIRST_PAUSE;
         for left in (0..=self.waiting.retries).rev() {
             let holders = match self.attempt(label, sql).await? {

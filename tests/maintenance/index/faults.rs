@@ -156,7 +156,7 @@ fn rights_are_missing() {
     for line in ["rebuild t_i", "create t --columns j", "drop t_i"] {
         let ran = pgweir(&format!("index {line} --yes")).on(scene.pg, "other", &scene.database).run();
         assert_eq!(ran.code, 2, "{line}: {}", ran.stderr);
-        let is_told = ran.stderr.contains("must be owner") || ran.stderr.contains("permission denied");
+        let is_told = ran.stderr.contains("must be owner of") || ran.stderr.contains("permission denied");
         assert!(is_told, "{line}: {}", ran.stderr);
     }
     assert!(invalid(&mut scene.wire).is_empty());

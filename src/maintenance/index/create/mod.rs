@@ -110,6 +110,10 @@ pub(crate) async fn create(job: &Job, options: &CreateOptions) -> Done {
     let lock = JobLock::take(job, &server).await?;
     let named = std::slice::from_ref(&options.table);
     let table = find(job, &server, limits, Kind::Table, named).await?.remove(0);
+    const OWNS: &str = "select pg_has_role(relowner, 'usage') from pg_class where oid = $1";
+    if !server.value::<bool>(OWNS, &[&table.oid]).await? {
+        return Err(Failure::failed(format!("{} must be owner of {}", server.conninfo.user, table.qualified())));
+    }
     let builder = Builder::open(job, &server, limits, options.waiting, Some(options.memory), true).await?;
     let plan = plan(job, &server, &builder, options, table).await?;
     let begun = Instant::now();
