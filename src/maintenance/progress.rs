@@ -131,7 +131,8 @@ fn cut(label: &str, excess: usize) -> String {
 /// Label, bar, how much of how much, rate, time left.
 fn line(label: &str, counted: Counted, done: u64, total: Option<u64>, elapsed: Duration) -> String {
     let secs = elapsed.as_secs_f64();
-    let rate = if secs > 0.0 { done as f64 / secs } else { 0.0 };
+    // What was done before anybody looked makes no rate.
+    let rate = if secs >= 0.5 { done as f64 / secs } else { 0.0 };
     let per_second = format!("{}/s", counted.show(rate as u64));
     let (shown, name) = (counted.show(done), counted.name());
     let Some(total) = total.filter(|total| *total > 0) else {

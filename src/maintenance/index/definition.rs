@@ -78,14 +78,16 @@ impl Definition {
     }
 }
 
-/// The indexes of some tables or, without any, of all that are not the system's.
+/// The indexes of some tables or, without any, of all that are not the system's and that
+/// nobody has locked against reading.
 pub(super) async fn definitions(server: &Server, tables: Option<&[u32]>) -> Result<Vec<Definition>, Failure> {
     server.rows(&with_bytes(DEFINITIONS), &[&tables]).await
 }
 
 /// Makes a query with `with {locked}` and `pg_class c` in it know the size of `c` as `{bytes}`, and with all
-/// that a partitioned index consists of as `{total_bytes}`. To ask for the size of what is
-/// locked exclusively would wait: of that the size at the last VACUUM or ANALYZE is told.
+/// that a partitioned index consists of as `{total_bytes}`, and what `pg_index i` is made by as `{definition}`. To ask for the size of what is
+/// locked exclusively would wait: of that the size at the last VACUUM or ANALYZE is told, and no
+/// definition.
 pub(super) fn with_bytes(sql: &str) -> String {
     const LOCKED: &str = "locked as materialized (
         select relation from pg_locks
@@ -98,7 +100,10 @@ pub(super) fn with_bytes(sql: &str) -> String {
         "case when c.relkind = 'I' then (select coalesce(sum(pg_relation_size(relid)), 0)::int8 from pg_partition_tree(c.oid))
               else {BYTES} end"
     );
-    sql.replace("{locked}", LOCKED).replace("{total_bytes}", &total).replace("{bytes}", BYTES)
+    const DEFINITION: &str =
+        "case when i.indrelid not in (select relation from locked) then pg_get_indexdef(i.indexrelid) end";
+    let sql = sql.replace("{locked}", LOCKED).replace("{total_bytes}", &total).replace("{bytes}", BYTES);
+    sql.replace("{definition}", DEFINITION)
 }
 
 /// `indnullsnotdistinct` is of PostgreSQL 15 and later.
@@ -125,5 +130,5 @@ const DEFINITIONS: &str = "
          join pg_namespace n on n.oid = c.relnamespace join pg_namespace tn on tn.oid = t.relnamespace
          join pg_am am on am.oid = c.relam
     where ($1::oid[] is null and n.nspname not in ('pg_catalog', 'information_schema') and n.nspname !~ '^pg_(toast|temp)'
-           or i.indrelid = any ($1))
+           and i.indrelid not in (select relation from locked) or i.indrelid = any ($1))
     order by c.oid";

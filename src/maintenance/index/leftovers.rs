@@ -30,7 +30,8 @@ row! {
         /// The process that is at work on it, which makes it no leftover; none: nobody is.
         building_pid: Option<i32>,
         phase: Option<String>,
-        definition: String,
+        /// None: the table is locked against reading.
+        definition: Option<String>,
         /// None: somebody is at work on it, or only new parts would help.
         statement: Option<String>,
     }
@@ -136,7 +137,7 @@ const INVALID: &str = "
         where locktype = 'relation' and mode = 'ShareUpdateExclusiveLock' and granted
           and database = (select oid from pg_database where datname = current_database())),
     found as (
-        select c.oid, i.indrelid, n.nspname, c.relname, c.relkind, i.indisvalid, i.indisready, i.indislive, {bytes} as bytes,
+        select c.oid, i.indrelid, n.nspname, c.relname, c.relkind, i.indisvalid, i.indisready, i.indislive, {bytes} as bytes, {definition} as definition,
                case when c.relkind = 'I' then 'partitioned'
                     when c.relname ~ '_ccnew\\d*$' and partner.is_there then 'ccnew'
                     when c.relname ~ '_ccold\\d*$' and partner.is_there then 'ccold'
@@ -163,7 +164,7 @@ const INVALID: &str = "
     select format('%I.%I', nspname, relname) as name, found.table, bytes, kind, indisvalid as valid, indisready as ready,
            indislive as live, working.pid as building_pid,
            (select concat_ws(': ', command, phase) from builds where builds.pid = working.pid) as phase,
-           pg_get_indexdef(found.oid) as definition,
+           found.definition,
            case when working.pid is not null or kind = 'partitioned' then null
                 when kind = 'build' and indislive then format('REINDEX INDEX CONCURRENTLY %I.%I;', nspname, relname)
                 else format('DROP INDEX CONCURRENTLY %I.%I;', nspname, relname) end as statement,

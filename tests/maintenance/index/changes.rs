@@ -109,6 +109,15 @@ fn partition_by_partition() {
         run(pg, &database, "drop mine --yes", &[]).fails(5, "is a part of the partitioned index");
         let ran = run(pg, &database, "drop p_t_idx --yes", &[]).ok();
         assert!(ran.stderr.contains("are locked for a moment"), "{}", ran.stderr);
+        // As after a kill: a part is attached, another not valid, the whole not complete.
+        wire.run(
+            "create index p_t_idx on only p (t); create index p1_t on p1 (t); alter index p_t_idx attach partition p1_t;
+             create index p2a_p_t_idx on p2a (t); update pg_index set indisvalid = false where indexrelid = 'p2a_p_t_idx'::regclass",
+        );
+        let row = one(run(pg, &database, "create p --columns t --yes --output json", &[]));
+        assert_eq!((&row["name"], &row["valid"]), (&"public.p_t_idx".into(), &true.into()), "{version}");
+        assert_eq!(texts(&mut wire, parts), ["p1_t", "p2a_p_t_idx", "p2b_p_t_idx"], "{version}");
+        run(pg, &database, "drop p_t_idx --yes", &[]).ok();
         // One partition's rows are not unique: nothing stays.
         wire.run("insert into p values (16, 'y'), (16, 'y')");
         run(pg, &database, "create p --unique --yes --columns", &["i, t"]).fails(2, "is duplicated");

@@ -53,7 +53,9 @@ fn ended(child: Child) -> Ran {
 
 #[test]
 fn an_interrupt_leaves_nothing() {
-    for (line, name) in [("rebuild t_i --yes", "t_i_ccnew"), ("create t --columns j --yes", "t_j_idx")] {
+    for (line, name) in
+        [("rebuild t_i --set fillfactor=50 --yes", "t_i_ccnew"), ("create t --columns j --yes", "t_j_idx")]
+    {
         let mut scene = Scene::new();
         let child = scene.building(line);
         assert_eq!(invalid(&mut scene.wire), [name]);
@@ -62,6 +64,10 @@ fn an_interrupt_leaves_nothing() {
         assert!(!ran.stderr.contains("could not"), "{}", ran.stderr);
         assert!(invalid(&mut scene.wire).is_empty());
         assert_eq!(texts(&mut scene.wire, "select relname from pg_class where relname like 't\\_%'"), ["t_i"]);
+        assert!(
+            texts(&mut scene.wire, "select 1 from pg_class where relname = 't_i' and reloptions is not null")
+                .is_empty()
+        );
         wait_until("its sessions are gone", PATIENCE, || scene.sessions().is_empty());
     }
 }

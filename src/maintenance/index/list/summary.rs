@@ -19,7 +19,8 @@ row! {
         /// `primary`, `unique`, `constraint`, `exclusion`, `replica-identity`, `clustered`, `partial`, `expression`,
         /// `partitioned`, `partition`, `invalid`.
         flags: Vec<String>,
-        definition: String,
+        /// None: the table is locked against reading.
+        definition: Option<String>,
     }
 }
 
@@ -44,7 +45,7 @@ const SUMMARY: &str = "
                case when c.relkind = 'I' then 'partitioned' end,
                case when c.relispartition then 'partition' end,
                case when not (i.indisvalid and i.indisready) then 'invalid' end], null) as flags,
-           pg_get_indexdef(c.oid) as definition
+           {definition} as definition
     from pg_index i join pg_class c on c.oid = i.indexrelid join pg_class t on t.oid = i.indrelid
          join pg_namespace n on n.oid = c.relnamespace join pg_namespace tn on tn.oid = t.relnamespace
          join pg_am am on am.oid = c.relam

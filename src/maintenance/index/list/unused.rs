@@ -22,7 +22,8 @@ row! {
         counted_s: f64,
         /// What else it may be for; may be empty.
         note: String,
-        definition: String,
+        /// None: the table is locked against reading.
+        definition: Option<String>,
         statement: String,
     }
 }
@@ -116,7 +117,7 @@ const UNUSED: &str = "
                 where f.contype = 'f' and f.conparentid = 0 and f.conrelid = i.indrelid and {leads}),
                case when i.indisclustered then 'marked by CLUSTER' end,
                case when i.indexprs is not null then 'ANALYZE gathers statistics on its expressions' end) as note,
-           pg_get_indexdef(c.oid) as definition,
+           {definition} as definition,
            format(case c.relkind when 'I' then 'DROP INDEX %I.%I;' else 'DROP INDEX CONCURRENTLY %I.%I;' end,
                   n.nspname, c.relname) as statement
     from used join pg_class c on c.oid = used.root join pg_index i on i.indexrelid = c.oid join pg_class t on t.oid = i.indrelid
