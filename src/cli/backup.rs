@@ -27,6 +27,12 @@ Examples:
   pgweir backup list --to /var/backups/app
   pgweir backup list --to s3://backups/app --database app --output json")]
     List(backup::ListOptions),
+    /// Whether a backup is whole, and can be restored; the list shows the last result
+    #[command(after_help = "\
+Examples:
+  pgweir backup verify latest --to /var/backups/app
+  pgweir backup verify latest --to /var/backups --of app --level restore --dsn \"host=spare dbname=postgres user=postgres\"")]
+    Verify(backup::VerifyOptions),
     /// Remove old backups and what is left of unfinished ones: never one that is held, the last verified or the newest of a database
     #[command(after_help = "\
 Examples:
@@ -49,6 +55,9 @@ impl Backup {
     pub(super) fn run(self) -> Exit {
         let changing = |dry_run| Changing { dry_run, yes: true };
         match self {
+            Backup::Verify(o) => {
+                run("backup verify", o.show, Changing::default(), async |job| backup::verify(job, &o).await)
+            }
             Backup::Run(o) => run("backup run", o.show, o.changing(), async |job| backup::run(job, &o).await),
             Backup::List(o) => run("backup list", o.show, Changing::default(), async |job| backup::list(job, &o).await),
             Backup::Prune(o) => run("backup prune", o.show, o.changing(), async |job| backup::prune(job, &o).await),

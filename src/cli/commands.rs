@@ -15,6 +15,7 @@ use super::migrate::Migrate;
 use super::pool::Pool;
 use super::report::Report;
 use super::schedule::Schedule;
+use super::restore::Restore;
 use super::sessions::Sessions;
 use super::vacuum::{Analyze, Vacuum};
 use crate::maintenance::exit::Exit;
@@ -40,6 +41,7 @@ enum Maintenance {
     Pool(Pool),
     #[command(subcommand)]
     Report(Report),
+    Restore(Box<Restore>),
     #[command(subcommand)]
     Schedule(Schedule),
     #[command(subcommand)]
@@ -60,6 +62,7 @@ impl Maintenance {
             Maintenance::Pool(pool) => pool.run(),
             Maintenance::Report(report) => report.run(),
             Maintenance::Schedule(schedule) => schedule.run(),
+            Maintenance::Restore(restore) => restore.run(),
             Maintenance::Sessions(sessions) => sessions.run(),
             Maintenance::Vacuum(vacuum) => vacuum.run(),
         }

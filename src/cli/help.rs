@@ -69,6 +69,7 @@ Maintenance, straight on PostgreSQL:
   backup               backups by pg_dump: run, list, prune, hold
   analyze              the planner's statistics of tables
   autovacuum           show, suggest, set, undo its settings of tables
+  backup               backups by pg_dump: run, list, verify, prune, hold
   check                whether something needs attention, with exit codes
   index                list, rebuild, create, drop indexes under traffic
   locks                who waits for whose lock
@@ -76,6 +77,7 @@ Maintenance, straight on PostgreSQL:
   pool advise          sizes for the pooler's pools, with the reasons
   report               sizes, connections, cache, tables, statements, standbys
   schedule             jobs by the calendar: list, run by hand
+  restore              a backup as a new database, in place of the old, or over it
   sessions             list, cancel, terminate sessions
   vacuum               dead rows of tables, worst first, with what keeps them
 

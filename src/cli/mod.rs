@@ -13,6 +13,7 @@ mod migrate;
 mod pool;
 mod report;
 mod schedule;
+mod restore;
 mod serve;
 mod sessions;
 mod vacuum;

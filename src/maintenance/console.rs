@@ -8,7 +8,6 @@ use tokio_postgres::SimpleQueryMessage;
 
 use super::conninfo::{Address, Conninfo};
 use super::exit::Failure;
-use super::interrupt::Undo;
 use super::job::Job;
 use super::options::Target;
 use super::server::Server;
@@ -44,7 +43,7 @@ impl Shown {
 
 /// The console of one pooler process.
 pub(crate) struct Console {
-    server: Server,
+    pub(super) server: Server,
 }
 
 impl Console {
@@ -58,7 +57,7 @@ impl Console {
     }
 
     /// The first way in that works.
-    async fn connect(job: &Job, candidates: &[Conninfo]) -> Result<Console, Failure> {
+    pub(super) async fn connect(job: &Job, candidates: &[Conninfo]) -> Result<Console, Failure> {
         let mut last = Failure::usage("the pooler's configuration has no admin_users")
             .hint("set admin_users and their passwords in auth_file, or name the console by --console");
         for conninfo in candidates {
@@ -88,70 +87,14 @@ impl Console {
     }
 
     /// One command, such as `PAUSE`, on a database of the pooler.
-    async fn command(&self, command: &str, database: &str) -> Result<(), Failure> {
+    pub(super) async fn command(&self, command: &str, database: &str) -> Result<(), Failure> {
         let result = self.server.simple(&format!("{command} {}", ident(database))).await;
         result.map(|_| ()).map_err(|failure| failure.while_at(format!("{command} {database}")))
     }
 }
 
-/// How a database's clients are kept off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Hold {
-    /// They wait (PAUSE, RESUME): for moments.
-    Pause,
-    /// New ones are turned away (DISABLE, ENABLE): for longer.
-    Disable,
-}
-
-impl Hold {
-    fn words(self) -> (&'static str, &'static str) {
-        match self {
-            Hold::Pause => ("PAUSE", "RESUME"),
-            Hold::Disable => ("DISABLE", "ENABLE"),
-        }
-    }
-}
-
-/// Keeps a database's clients off in every pooler process, and lets them in again however the command ends. PAUSE returns when
-/// all servers of the database are given back: `limit` ends a wait for clients that stay in their transactions.
-pub(crate) async fn hold(
-    job: &Job,
-    target: &Target,
-    database: &str,
-    how: Hold,
-    limit: Span,
-) -> Result<Vec<Undo>, Failure> {
-    let (begin, end) = how.words();
-    let mut undos = Vec::new();
-    for candidates in ways(target, Need::Commands)? {
-        let console = Console::connect(job, &candidates).await?;
-        if !job.step(&format!("pooler at {}: {begin} {}", console.server.address, ident(database)))? {
-            continue;
-        }
-        // Registered before: the command may take effect although its answer is lost.
-        undos.push(let_in_later(job, candidates, database, end));
-        match job.interrupt.or(timeout(limit.0, console.command(begin, database))).await? {
-            Ok(done) => done?,
-            Err(_) => {
-                return Err(Failure::failed(format!("{begin} {database} did not end within {limit}"))
-                    .hint("clients stay in their transactions: SHOW CLIENTS on the console tells which"));
-            }
-        }
-    }
-    Ok(undos)
-}
-
-fn let_in_later(job: &Job, candidates: Vec<Conninfo>, database: &str, end: &'static str) -> Undo {
-    let what = format!("{end} {database} on the pooler");
-    let (job_for_later, database) = (job.for_later(), database.to_owned());
-    job.cleanup.later(what, async move {
-        let console = Console::connect(&job_for_later, &candidates).await?;
-        console.command(end, &database).await
-    })
-}
-
 /// For each process of the pooler, the ways into its console, best first.
-fn ways(target: &Target, need: Need) -> Result<Vec<Vec<Conninfo>>, Failure> {
+pub(super) fn ways(target: &Target, need: Need) -> Result<Vec<Vec<Conninfo>>, Failure> {
     if let Some(dsn) = &target.console {
         let env = |name: &str| std::env::var(name).ok();
         let conninfo = Conninfo::resolve(Some(&dsn.0), None, &env, &mut |warning| eprintln!("warning: {warning}"))?;

@@ -270,12 +270,31 @@ impl Job {
     /// Asks before `what` ("terminate 3 sessions") is done; `word` has to be typed. Refused where nobody can be asked. A dry run
     /// asks nothing.
     pub(crate) async fn confirm(&self, what: &str, word: &'static str) -> Result<(), Failure> {
-        if self.changing.yes || self.changing.dry_run {
+        if self.changing.yes { Ok(()) } else { self.ask(what, word, "--yes confirms it").await }
+    }
+
+    /// The same for what destroys: `--yes` is not enough, the word has to be typed or `given` by a flag, which `hint` names.
+    pub(crate) async fn confirm_by_word(
+        &self,
+        what: &str,
+        word: &'static str,
+        given: Option<&str>,
+        hint: &str,
+    ) -> Result<(), Failure> {
+        match given {
+            Some(given) if given == word => Ok(()),
+            Some(_) => Err(Failure::refused(format!("not confirmed: {what}")).hint(hint)),
+            None => self.ask(what, word, hint).await,
+        }
+    }
+
+    async fn ask(&self, what: &str, word: &'static str, hint: &str) -> Result<(), Failure> {
+        if self.changing.dry_run {
             return Ok(());
         }
         if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
             return Err(Failure::refused(format!("not confirmed: {what}"))
-                .hint("there is no terminal to ask on; --yes confirms it, --dry-run shows what would be done"));
+                .hint(format!("there is no terminal to ask on; {hint}, --dry-run shows what would be done")));
         }
         eprint!("About to {what}. Type {word} to go on: ");
         // A prompt that cannot be shown will not be answered either.

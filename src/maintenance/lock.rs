@@ -5,10 +5,10 @@ use super::job::Job;
 use super::options::Limits;
 use super::rows::row;
 use super::server::Server;
-use super::units::{Span, span_text};
+use super::units::span_text;
 
 /// The first key of our advisory locks ("pgwr"); the second is 0. They are of the database that they are taken in.
-const CLASS: i32 = 0x7067_7772;
+pub(super) const CLASS: i32 = 0x7067_7772;
 
 row! {
     /// Who has the lock.
@@ -34,8 +34,7 @@ impl JobLock {
         if job.is_dry_run() {
             return Ok(None);
         }
-        let limits = Limits { lock_timeout: NO_LIMIT, statement_timeout: NO_LIMIT };
-        let lock = JobLock { server: job.connect_to(&server.here(), limits).await? };
+        let lock = JobLock { server: job.connect_to(&server.here(), Limits::NONE).await? };
         if lock.server.value("select pg_try_advisory_lock($1, 0)", &[&CLASS]).await? {
             return Ok(Some(lock));
         }
@@ -52,6 +51,11 @@ impl JobLock {
         Err(Failure::locked(format!("another job is at work on {database}: {who}")))
     }
 
+    /// The process of the session that holds it.
+    pub(crate) fn backend_pid(&self) -> i32 {
+        self.server.backend_pid
+    }
+
     /// Fails when the session that holds the lock is gone, and so perhaps the lock is somebody else's: to be asked between
     /// steps of a long job.
     pub(crate) async fn check(&self) -> Result<(), Failure> {
@@ -59,8 +63,6 @@ impl JobLock {
         alive.map(|_| ()).map_err(|failure| failure.while_at("the session that held the job's lock is gone"))
     }
 }
-
-const NO_LIMIT: Span = Span(std::time::Duration::ZERO);
 
 const HOLDERS: &str = "
     select l.pid, coalesce(a.application_name, '') as application_name,

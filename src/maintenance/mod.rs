@@ -18,7 +18,7 @@
 //!    `job.interrupt.check()?` and wait by `job.interrupt.sleep` and `or`; queries ask themselves, and are cancelled.
 //! 5. Programs such as pg_dump are found by [`programs::find`] and started by [`programs::command`], with a
 //!    [`conninfo::child::Passfile`].
-//! 6. Traffic is held by [`console::hold`]; figures of the pooler come from [`console::Console::show`].
+//! 6. Traffic is held by [`hold::hold`]; figures of the pooler come from [`console::Console::show`].
 //! 7. It returns an [`exit::Exit`], or a [`exit::Failure`] that knows its exit code and what to do about it.
 //! 8. What takes long shows itself by `job.progress(label, counted, total)`.
 
@@ -29,8 +29,10 @@ pub(crate) mod autovacuum;
 pub(crate) mod check;
 mod conninfo;
 mod console;
+mod databases;
 pub(crate) mod exit;
 pub(crate) mod index;
+mod hold;
 mod interrupt;
 pub(crate) mod job;
 mod lock;
@@ -43,12 +45,15 @@ mod programs;
 mod progress;
 mod relations;
 pub(crate) mod report;
+pub(crate) mod restore;
 mod rows;
 pub(crate) mod schedule;
+mod scratch;
 mod server;
 pub(crate) mod sessions;
 mod sql;
 mod stream;
 mod together;
+mod swap;
 mod units;
 pub(crate) mod vacuum;

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
 
@@ -53,6 +54,11 @@ pub(crate) struct Limits {
     /// Give up a statement that takes longer than this; 0: no limit
     #[arg(long, value_name = "TIME", default_value = "1m")]
     pub(crate) statement_timeout: Span,
+}
+
+impl Limits {
+    pub(crate) const NONE: Limits =
+        Limits { lock_timeout: Span(Duration::ZERO), statement_timeout: Span(Duration::ZERO) };
 }
 
 /// How results are shown.

@@ -254,7 +254,7 @@ pub(crate) fn checksum_of_all(files: &[&File]) -> String {
     hex(ring::digest::digest(&SHA256, list.as_bytes()).as_ref())
 }
 
-fn hex(bytes: &[u8]) -> String {
+pub(super) fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 

@@ -2,7 +2,7 @@
 
 use clap::Args;
 
-use super::manifest::Manifest;
+use super::manifest::{Manifest, Verified};
 use super::store::{Place, Store};
 use crate::maintenance::exit::{Done, Exit};
 use crate::maintenance::job::Job;
@@ -21,6 +21,9 @@ pub(crate) struct ListOptions {
     pub(crate) show: Show,
 }
 
+/// What stands in place of a level where a verification has failed.
+const FAILED: &str = "failed";
+
 /// A backup.
 #[derive(Clone, Debug, serde::Serialize)]
 pub(super) struct BackupRow {
@@ -31,7 +34,7 @@ pub(super) struct BackupRow {
     started_at: String,
     finished_at: String,
     bytes: u64,
-    /// The level and time of the last successful verification.
+    /// The level and time of the last successful verification; "failed" if one has found it broken since.
     verified: Option<String>,
     verified_at: Option<String>,
     held: bool,
@@ -56,8 +59,9 @@ impl Columns for BackupRow {
 
 impl From<Manifest> for BackupRow {
     fn from(manifest: Manifest) -> BackupRow {
-        let (verified, verified_at) =
-            manifest.verified.map(|verified| (verified.level, verified.at.to_string())).unzip();
+        let failed = manifest.failed.map(|failed| Verified { level: FAILED.to_owned(), ..failed });
+        let last = failed.or(manifest.verified);
+        let (verified, verified_at) = last.map(|verified| (verified.level, verified.at.to_string())).unzip();
         BackupRow {
             id: manifest.id,
             database: manifest.database,
@@ -77,14 +81,18 @@ impl From<Manifest> for BackupRow {
 /// Lists backups, newest first, and says on stderr what does not count.
 pub(crate) async fn list(job: &Job, options: &ListOptions) -> Done {
     let store = Store::open(&options.place).await?;
+    list_all(job, &store, options.database.as_deref()).await
+}
+
+/// The same for whoever wants one to be chosen.
+pub(crate) async fn list_all(job: &Job, store: &Store, database: Option<&str>) -> Done {
     let listing = store.listing().await?;
     warn_of_others(job, &listing.unreadable);
     for leftover in &listing.leftovers {
         let (id, bytes, at) = (&leftover.id, Size(leftover.bytes), leftover.written_at);
         job.warn(format!("{id} is no backup: it has not ended, or is being made ({bytes}, last written {at}); backup prune removes what is left of it"));
     }
-    let is_wanted =
-        |manifest: &Manifest| options.database.as_ref().is_none_or(|database| *database == manifest.database);
+    let is_wanted = |manifest: &Manifest| database.is_none_or(|database| *database == manifest.database);
     let rows: Vec<BackupRow> = listing.backups.into_iter().filter(is_wanted).map(BackupRow::from).collect();
     job.out.rows(&rows, &format!("There are no backups in {store}."))?;
     Ok(Exit::Fine)

@@ -5,6 +5,8 @@ use std::path::{Component, Path};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
+use crate::maintenance::databases::Facts;
+
 /// The version of the manifest's own format. One that is newer is refused, not misread.
 const MANIFEST_VERSION: u32 = 1;
 
@@ -120,6 +122,12 @@ pub(crate) struct Manifest {
     pub(crate) upload: Option<Upload>,
     /// None: never, or not successfully.
     pub(crate) verified: Option<Verified>,
+    /// The verification that has found it broken; None: none did, or one of that level has succeeded since.
+    #[serde(default)]
+    pub(crate) failed: Option<Verified>,
+    /// What the database was made with; None: nobody looked.
+    #[serde(default)]
+    pub(crate) made_with: Option<Facts>,
     /// Never pruned.
     pub(crate) held: bool,
 }
@@ -203,6 +211,8 @@ pub(super) mod tests {
             globals: None,
             upload: None,
             verified: None,
+            failed: None,
+            made_with: None,
             held: false,
         }
     }

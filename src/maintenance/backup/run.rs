@@ -14,6 +14,7 @@ use super::manifest::{DumpFormat, DumpOptions, File, Manifest, Upload, new_id};
 use super::snapshot::{BEGIN, EXPORT, Snapshot};
 use super::store::{Draft, Place, Store};
 use crate::maintenance::conninfo::child::Passfile;
+use crate::maintenance::databases::Facts;
 use crate::maintenance::exit::{Done, Exit, Failure};
 use crate::maintenance::job::Job;
 use crate::maintenance::lock::JobLock;
@@ -298,6 +299,8 @@ impl Making<'_> {
             rows,
             upload: upload.clone(),
             verified: None,
+            failed: None,
+            made_with: Facts::of(server, database).await?,
             held: false,
         };
         job.interrupt.or(store.finish(&manifest)).await??;

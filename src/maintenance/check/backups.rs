@@ -8,11 +8,12 @@ use crate::maintenance::backup::store::{Place, Store};
 use crate::maintenance::exit::Failure;
 use crate::maintenance::units::Size;
 
-/// Those that did not end count for nothing.
+/// Those that did not end, or were found broken, count for nothing.
 pub(super) async fn subjects(place: &Place, database: &str) -> Result<Vec<Subject>, Failure> {
     let store = Store::open(place).await?;
     let listing = store.listing().await?;
-    let newest = listing.backups.into_iter().find(|manifest| manifest.database == database);
+    let newest =
+        listing.backups.into_iter().find(|manifest| manifest.database == database && manifest.failed.is_none());
     let subject = String::new();
     Ok(vec![match newest {
         Some(manifest) => {

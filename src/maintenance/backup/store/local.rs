@@ -179,7 +179,11 @@ impl Local {
 
     pub(super) async fn read(&self, id: &str, name: &str) -> Result<Reader, Failure> {
         let path = self.path(id, name);
-        let mut file = File::open(&path).await.map_err(|e| failed("open", &path, &e))?;
+        let missing = |e: io::Error| match e.kind() {
+            io::ErrorKind::NotFound => Failure::unverified(format!("{id}: {name} is missing")),
+            _ => failed("open", &path, &e),
+        };
+        let mut file = File::open(&path).await.map_err(missing)?;
         file.set_max_buf_size(READ_BYTES);
         Ok(Reader { path, file })
     }

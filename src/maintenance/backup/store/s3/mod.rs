@@ -264,7 +264,10 @@ impl S3 {
     pub(super) async fn read(&self, id: &str, name: &str) -> Result<Reader, Failure> {
         let path = self.path(id, name);
         let what = format!("could not read {}", self.url(&path));
-        let got = self.plain.get(&path).await.map_err(|e| failure(&what, &e))?;
+        let got = self.plain.get(&path).await.map_err(|e| match e {
+            object_store::Error::NotFound { .. } => Failure::unverified(format!("{id}: {name} is missing")),
+            e => failure(&what, &e),
+        })?;
         Ok(Reader { what, stream: got.into_stream() })
     }
 
