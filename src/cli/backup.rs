@@ -25,7 +25,7 @@ Examples:
     #[command(after_help = "\
 Examples:
   pgweir backup list --to /var/backups/app
-  pgweir backup list --to s3://backups/app --database app --output json")]
+  pgweir backup list --to s3://backups/app --of app --output json")]
     List(backup::ListOptions),
     /// Whether a backup is whole, and can be restored; the list shows the last result
     #[command(after_help = "\

@@ -6,16 +6,16 @@ use std::path::PathBuf;
 use clap::error::ErrorKind;
 use clap::{ArgMatches, CommandFactory, Parser};
 
-use super::backup::Backup;
 use super::autovacuum::Autovacuum;
+use super::backup::Backup;
 use super::check::Check;
 use super::index::Index;
 use super::locks::Locks;
 use super::migrate::Migrate;
 use super::pool::Pool;
 use super::report::Report;
-use super::schedule::Schedule;
 use super::restore::Restore;
+use super::schedule::Schedule;
 use super::sessions::Sessions;
 use super::vacuum::{Analyze, Vacuum};
 use crate::maintenance::exit::Exit;
@@ -26,11 +26,11 @@ use crate::maintenance::schedule::Parsed;
 #[derive(Parser)]
 #[command(name = "pgweir", disable_version_flag = true, subcommand_required = true, arg_required_else_help = true)]
 enum Maintenance {
-    #[command(subcommand)]
-    Backup(Backup),
     Analyze(Analyze),
     #[command(subcommand)]
     Autovacuum(Autovacuum),
+    #[command(subcommand)]
+    Backup(Backup),
     Check(Check),
     #[command(subcommand)]
     Index(Index),
@@ -52,17 +52,17 @@ enum Maintenance {
 impl Maintenance {
     fn run(self) -> Exit {
         match self {
-            Maintenance::Backup(backup) => backup.run(),
             Maintenance::Analyze(analyze) => analyze.run(),
             Maintenance::Autovacuum(autovacuum) => autovacuum.run(),
+            Maintenance::Backup(backup) => backup.run(),
             Maintenance::Check(check) => check.run(),
             Maintenance::Index(index) => index.run(),
             Maintenance::Locks(locks) => locks.run(),
             Maintenance::Migrate(migrate) => migrate.run(),
             Maintenance::Pool(pool) => pool.run(),
             Maintenance::Report(report) => report.run(),
-            Maintenance::Schedule(schedule) => schedule.run(),
             Maintenance::Restore(restore) => restore.run(),
+            Maintenance::Schedule(schedule) => schedule.run(),
             Maintenance::Sessions(sessions) => sessions.run(),
             Maintenance::Vacuum(vacuum) => vacuum.run(),
         }

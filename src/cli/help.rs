@@ -66,7 +66,6 @@ Commands:
   config reference     print a page about every setting
 
 Maintenance, straight on PostgreSQL:
-  backup               backups by pg_dump: run, list, prune, hold
   analyze              the planner's statistics of tables
   autovacuum           show, suggest, set, undo its settings of tables
   backup               backups by pg_dump: run, list, verify, prune, hold
@@ -76,8 +75,8 @@ Maintenance, straight on PostgreSQL:
   migrate run          a file of SQL under a lock timeout, with retries
   pool advise          sizes for the pooler's pools, with the reasons
   report               sizes, connections, cache, tables, statements, standbys
-  schedule             jobs by the calendar: list, run by hand
   restore              a backup as a new database, in place of the old, or over it
+  schedule             jobs by the calendar: list, run by hand
   sessions             list, cancel, terminate sessions
   vacuum               dead rows of tables, worst first, with what keeps them
 

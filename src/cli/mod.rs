@@ -1,8 +1,8 @@
 //! The command line: PgBouncer's, and subcommands of our own.
 
 mod args;
-mod backup;
 mod autovacuum;
+mod backup;
 mod check;
 mod commands;
 mod config;
@@ -12,8 +12,8 @@ mod locks;
 mod migrate;
 mod pool;
 mod report;
-mod schedule;
 mod restore;
+mod schedule;
 mod serve;
 mod sessions;
 mod vacuum;

@@ -22,17 +22,15 @@
 //! 7. It returns an [`exit::Exit`], or a [`exit::Failure`] that knows its exit code and what to do about it.
 //! 8. What takes long shows itself by `job.progress(label, counted, total)`.
 
-#![allow(dead_code, reason = "the parts for commands that change something wait for the first of them")]
-
-pub(crate) mod backup;
 pub(crate) mod autovacuum;
+pub(crate) mod backup;
 pub(crate) mod check;
 mod conninfo;
 mod console;
 mod databases;
 pub(crate) mod exit;
-pub(crate) mod index;
 mod hold;
+pub(crate) mod index;
 mod interrupt;
 pub(crate) mod job;
 mod lock;
@@ -53,7 +51,7 @@ mod server;
 pub(crate) mod sessions;
 mod sql;
 mod stream;
-mod together;
 mod swap;
+mod together;
 mod units;
 pub(crate) mod vacuum;

@@ -264,12 +264,12 @@ fn the_newest_come_first_and_prune_keeps_what_it_must() {
     assert!(
         backups.iter().all(|row| row["finished_at"].is_string() && row["bytes"].is_u64() && row["sha256"].is_string())
     );
-    assert!(on("backup list --database nobody").rows().is_empty());
+    assert!(on("backup list --of nobody").rows().is_empty());
     let held = |line: &str| serde_json::from_str::<Value>(&on(line).run().ok().stdout).expect("JSON")["held"].clone();
     on(&format!("backup hold {} --dry-run", ids[3])).run().ok();
     assert_eq!(on("backup list").rows()[3]["held"], false);
     assert_eq!(held(&format!("backup hold {} --output json", ids[3])), true);
-    assert_eq!(held(&format!("backup hold latest --database {database} --output json")), true);
+    assert_eq!(held(&format!("backup hold latest --of {database} --output json")), true);
     assert_eq!(held("backup unhold latest --output json"), false);
     on("backup hold nothing-there").run().fails(4, "there is no backup nothing-there");
     on("backup hold ../x").run().fails(4, "is no backup's id");

@@ -28,14 +28,12 @@ row! {
         settings: Vec<String>,
     }
     hidden {
-        oid: u32,
         is_toast: bool,
         is_enabled: bool,
         rows: f64,
         updated: i64,
         deleted: i64,
         inserted_ever: i64,
-        bytes: i64,
         /// How long these have been counted; none: nobody knows.
         counted_s: Option<f64>,
         autovacuums: i64,
@@ -127,10 +125,9 @@ const STATES: &str = "
            extract(epoch from clock_timestamp() - pg_stat_get_last_autovacuum_time(c.oid))::float8 as since_autovacuum_s,
            extract(epoch from clock_timestamp() - pg_stat_get_last_autoanalyze_time(c.oid))::float8 as since_autoanalyze_s,
            coalesce(c.reloptions, '{}') as settings,
-           m.oid, c.relkind = 't' as is_toast, o.enabled as is_enabled, o.rows,
+           c.relkind = 't' as is_toast, o.enabled as is_enabled, o.rows,
            pg_stat_get_tuples_updated(c.oid) as updated, pg_stat_get_tuples_deleted(c.oid) as deleted,
            pg_stat_get_tuples_inserted(c.oid) as inserted_ever,
-           c.relpages * current_setting('block_size')::int8 as bytes,
            extract(epoch from clock_timestamp() - d.stats_reset)::float8 as counted_s,
            pg_stat_get_autovacuum_count(c.oid) as autovacuums,
            o.scale_factor, o.insert_scale_factor, coalesce(o.cost_delay, s.cost_delay) as cost_delay

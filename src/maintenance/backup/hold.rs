@@ -15,7 +15,7 @@ pub(crate) struct HoldOptions {
     id: String,
     /// With latest: the newest of this database [default: of all]
     #[arg(long, value_name = "NAME")]
-    database: Option<String>,
+    of: Option<String>,
     #[command(flatten)]
     place: Place,
     /// Say which backup it is, and change nothing
@@ -28,7 +28,7 @@ pub(crate) struct HoldOptions {
 /// Prints the backup as it is afterwards.
 pub(crate) async fn hold(job: &Job, options: &HoldOptions, held: bool) -> Done {
     let store = Store::open(&options.place).await?;
-    let found = job.interrupt.or(store.find(&options.id, options.database.as_deref())).await??;
+    let found = job.interrupt.or(store.find(&options.id, options.of.as_deref())).await??;
     let word = if held { "hold" } else { "let go" };
     if !job.step(&format!("{word} {}", found.id))? {
         return Ok(Exit::Fine);

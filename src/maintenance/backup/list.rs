@@ -14,7 +14,7 @@ use crate::maintenance::units::Size;
 pub(crate) struct ListOptions {
     /// Backups of this database only
     #[arg(long, value_name = "NAME")]
-    database: Option<String>,
+    of: Option<String>,
     #[command(flatten)]
     place: Place,
     #[command(flatten)]
@@ -81,7 +81,7 @@ impl From<Manifest> for BackupRow {
 /// Lists backups, newest first, and says on stderr what does not count.
 pub(crate) async fn list(job: &Job, options: &ListOptions) -> Done {
     let store = Store::open(&options.place).await?;
-    list_all(job, &store, options.database.as_deref()).await
+    list_all(job, &store, options.of.as_deref()).await
 }
 
 /// The same for whoever wants one to be chosen.

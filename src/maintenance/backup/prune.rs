@@ -23,7 +23,7 @@ pub(crate) struct PruneOptions {
     rule: Rule,
     /// Backups of this database only [default: of all]
     #[arg(long, value_name = "NAME")]
-    database: Option<String>,
+    of: Option<String>,
     /// Remove what is left of a backup that did not end, if nothing of it was written for this time
     #[arg(long, value_name = "TIME", default_value = "1h")]
     leftovers_after: Span,
@@ -80,7 +80,7 @@ pub(crate) async fn prune(job: &Job, options: &PruneOptions) -> Done {
     let store = Store::open(&options.place).await?;
     let mut listing = job.interrupt.or(store.listing()).await??;
     warn_of_others(job, &listing.unreadable);
-    if let Some(database) = &options.database {
+    if let Some(database) = &options.of {
         listing.backups.retain(|manifest| manifest.database == *database);
     }
     let mut rows = plan(&listing, options, Timestamp::now());
@@ -183,7 +183,7 @@ mod tests {
         let listing = Listing { backups, ..Listing::default() };
         let options = PruneOptions {
             rule: Rule { keep_days, keep_last },
-            database: None,
+            of: None,
             leftovers_after: Span(Duration::from_secs(3600)),
             place: Place {
                 to: String::new(),

@@ -9,12 +9,12 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use crate::process::kept::{default_dir, write_whole};
 use crate::maintenance::exit::Failure;
 use crate::maintenance::job::Job;
 use crate::maintenance::rows::row;
 use crate::maintenance::server::Server;
 use crate::maintenance::units::span_text;
+use crate::process::kept::{default_dir, write_whole};
 
 /// By cluster and database.
 type Kept = BTreeMap<String, Run>;
