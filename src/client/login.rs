@@ -529,7 +529,10 @@ fn enter(
 async fn refuse(clients: &Clients, stream: &LoginStream, who: &Who, refused: Refused) {
     let (reason, told) = match refused {
         Refused::Cancel(_) => return,
-        Refused::Silent => return who.log_at(Level::Debug, format_args!("client unexpected eof before its login")),
+        Refused::Silent => {
+            end(stream, &[]);
+            return who.log_at(Level::Debug, format_args!("client unexpected eof before its login"));
+        }
         Refused::Client { error: error @ (ClientError::TooManyLogins | ClientError::TooManyAddressLogins), .. } => {
             clients.admission.report(&error, &who.ends);
             return tell(clients, stream, &error);
@@ -560,7 +563,7 @@ async fn refuse(clients: &Clients, stream: &LoginStream, who: &Who, refused: Ref
         let age_s = clock::now_us().saturating_sub(who.connect_us) / 1_000_000;
         who.log(format_args!("closing because: {reason} (age={age_s}s)"));
     }
-    let Some(error) = told else { return };
+    let Some(error) = told else { return end(stream, &[]) };
     if let Some(hint) = handshake::operator_hint(&error) {
         who.log_at(Level::Warning, format_args!("{}: {hint}", error.message()));
     }
@@ -574,6 +577,11 @@ async fn refuse(clients: &Clients, stream: &LoginStream, who: &Who, refused: Ref
 fn tell(clients: &Clients, stream: &LoginStream, error: &ClientError) {
     let mut message = Vec::new();
     error.encode(sqlstates(&clients.pools.config().settings), &mut message);
+    end(stream, &message);
+}
+
+/// Without words, too: TLS has its own, for one whose records were wrong.
+fn end(stream: &LoginStream, last_words: &[u8]) {
     stream.stream().discard_unread();
-    stream.end(&message);
+    stream.end(last_words);
 }

@@ -187,14 +187,9 @@ fn with_ciphertext(
     })
 }
 
-/// What goes out as the last of a connection; nothing where TLS has come to its end already.
+/// What goes out as the last of a connection.
 fn at_the_end<'a>(tls: Option<&SharedTls>, last_words: &'a [u8]) -> Cow<'a, [u8]> {
-    let Some(tls) = tls else { return last_words.into() };
-    let (mut tls, mut out) = (tls.lock(), Vec::new());
-    if tls.seal(last_words, &mut out).and_then(|()| tls.seal_end(&mut out)).is_err() {
-        out.clear();
-    }
-    out.into()
+    tls.map_or(last_words.into(), |tls| tls.lock().end(last_words).into())
 }
 
 fn invalid(error: TlsError) -> io::Error {

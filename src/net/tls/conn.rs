@@ -387,10 +387,22 @@ impl Tls {
     }
 
     /// Says that we send no more.
-    pub(in crate::net) fn seal_end(&mut self, into: &mut Vec<u8>) -> Result<(), TlsError> {
+    fn seal_end(&mut self, into: &mut Vec<u8>) -> Result<(), TlsError> {
         let sealed = self.seal_any(&[], into);
         self.is_over = true;
         sealed
+    }
+
+    /// The last that goes out: `text` and that nothing follows, or after an error the alert that says so.
+    pub(in crate::net) fn end(&mut self, text: &[u8]) -> Vec<u8> {
+        if self.is_over {
+            return std::mem::take(&mut self.out);
+        }
+        let mut out = Vec::new();
+        if self.seal(text, &mut out).and_then(|()| self.seal_end(&mut out)).is_err() {
+            out.clear();
+        }
+        out
     }
 
     fn seal_any(&mut self, text: &[u8], into: &mut Vec<u8>) -> Result<(), TlsError> {

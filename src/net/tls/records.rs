@@ -17,8 +17,6 @@ const OVERHEAD: usize = HEADER_LEN + 8 + 16;
 const KEY_UPDATES_MAX: u8 = 32;
 const EMPTY_MAX: u8 = 32;
 const WARNINGS_MAX: u8 = 4;
-/// Each is refused, the next ends the connection.
-const RENEGOTIATIONS_MAX: u8 = 1;
 
 const WARNING: u8 = 1;
 const FATAL: u8 = 2;
@@ -35,7 +33,6 @@ pub(super) struct Records {
     /// Records without text in a row.
     empty: u8,
     warnings: u8,
-    renegotiations: u8,
 }
 
 /// What of the keys another process needs.
@@ -68,6 +65,28 @@ fn record_len(input: &[u8]) -> Result<Option<usize>, rustls::Error> {
     Ok(Some(HEADER_LEN + len))
 }
 
+/// The alert that RFC 8446 (5.1, 5.2, 6.2) and RFC 5246 (7.2.2) have for an error. `None`: the peer has said it itself.
+fn alert_of(error: &TlsError) -> Option<[u8; 2]> {
+    use rustls::Error as E;
+    let TlsError::Protocol(error) = error else { return None };
+    let description = match error {
+        E::PeerMisbehaved(PeerMisbehaved::TooManyRenegotiationRequests) => {
+            return Some([WARNING, AlertDescription::NoRenegotiation.into()]);
+        }
+        E::DecryptError => AlertDescription::BadRecordMac,
+        E::PeerSentOversizedRecord | E::InvalidMessage(InvalidMessage::MessageTooLarge) => {
+            AlertDescription::RecordOverflow
+        }
+        E::InvalidMessage(InvalidMessage::InvalidKeyUpdate) => AlertDescription::IllegalParameter,
+        E::InvalidMessage(_) => AlertDescription::DecodeError,
+        E::PeerMisbehaved(_) | E::InappropriateMessage { .. } | E::InappropriateHandshakeMessage { .. } => {
+            AlertDescription::UnexpectedMessage
+        }
+        _ => return None,
+    };
+    Some([FATAL, description.into()])
+}
+
 /// `input` does not begin with a whole record: nobody has looked into it.
 pub(super) fn is_part(input: &[u8]) -> bool {
     matches!(record_len(input), Ok(None)) || matches!(record_len(input), Ok(Some(len)) if len > input.len())
@@ -83,7 +102,6 @@ impl Records {
             key_updates: 0,
             empty: 0,
             warnings: 0,
-            renegotiations: 0,
         })
     }
 
@@ -160,18 +178,26 @@ impl Records {
                 }
                 self.received.update().ok_or(TlsError::Ended)
             }
+            Some((_, kind_and_len)) if is_tls13 && kind_and_len == KEY_UPDATE => {
+                Err(rustls::Error::from(InvalidMessage::InvalidKeyUpdate).into())
+            }
+            // The peer waits for an answer, and only one that ends the connection does not wait for text to go out with.
             Some(_) if !is_tls13 && message[0] == CLIENT_HELLO => {
-                self.renegotiations += 1;
-                if self.renegotiations > RENEGOTIATIONS_MAX {
-                    return Err(rustls::Error::from(PeerMisbehaved::TooManyRenegotiationRequests).into());
-                }
-                self.sent.seal(ContentType::Alert, &[WARNING, AlertDescription::NoRenegotiation.into()], out)
+                Err(rustls::Error::from(PeerMisbehaved::TooManyRenegotiationRequests).into())
             }
             _ => Err(rustls::Error::InappropriateHandshakeMessage {
                 expect_types: vec![HandshakeType::KeyUpdate],
                 got_type: message.first().map_or(HandshakeType::HelloRequest, |kind| HandshakeType::from(*kind)),
             }
             .into()),
+        }
+    }
+
+    /// Tells the peer of the error that has ended the connection, if that is for us to tell.
+    pub(super) fn seal_alert(&mut self, error: &TlsError, out: &mut Vec<u8>) {
+        if let Some(alert) = alert_of(error) {
+            // Without keys that may still be used, nothing can be said.
+            let _ = self.sent.seal(ContentType::Alert, &alert, out);
         }
     }
 
@@ -278,7 +304,7 @@ mod tests {
             (TLS13, ContentType::Alert, &[1, 0, 0], "Alert"),
             (TLS13, ContentType::Handshake, &[1, 0, 0, 0], "KeyUpdate"),
             (TLS13, ContentType::Handshake, &[24, 0, 0, 1], "KeyUpdate"),
-            (TLS13, ContentType::Handshake, &[24, 0, 0, 1, 2], "KeyUpdate"),
+            (TLS13, ContentType::Handshake, &[24, 0, 0, 1, 2], "InvalidKeyUpdate"),
             (TLS13, ContentType::ChangeCipherSpec, &[1], "ChangeCipherSpec"),
             (TLS13, ContentType::Unknown(0), &[], "IllegalTlsInnerPlaintext"),
             (TLS12, ContentType::Alert, &[2, 20], "BadRecordMac"),
@@ -360,7 +386,7 @@ mod tests {
         count(TLS13, ContentType::Alert, &[1, 90], WARNINGS_MAX, 0, "TooManyWarningAlertsReceived");
         count(TLS12, ContentType::Alert, &[1, 41], WARNINGS_MAX, 0, "TooManyWarningAlertsReceived");
         // A ClientHello.
-        count(TLS12, ContentType::Handshake, &[1, 0, 0, 0], 1, 31, "TooManyRenegotiationRequests");
+        count(TLS12, ContentType::Handshake, &[1, 0, 0, 0], 0, 0, "TooManyRenegotiationRequests");
     }
 
     #[test]

@@ -90,7 +90,10 @@ impl Settled {
         if self.is_away {
             return Err(TlsError::Ended);
         }
-        self.records.open(input, at, sink, out, is_ended)?;
+        if let Err(error) = self.records.open(input, at, sink, out, is_ended) {
+            self.records.seal_alert(&error, out);
+            return Err(error);
+        }
         match text {
             None => Ok(()),
             Some([]) => self.records.seal_end(out),

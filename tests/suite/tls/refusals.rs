@@ -129,6 +129,56 @@ fn nothing_goes_in_clear_behind_the_handshake() {
     assert_well(&bouncer);
 }
 
+/// What the pooler says in its records before it closes the connection: text, and how TLS ends.
+fn last_words(tls: &mut ClientConnection, stream: &mut TcpStream) -> (Vec<u8>, Result<bool, rustls::Error>) {
+    let records = rest(stream);
+    let (mut records, mut text) = (&records[..], Vec::new());
+    while !records.is_empty() {
+        tls.read_tls(&mut records).expect("read from memory");
+        let state = match tls.process_new_packets() {
+            Ok(state) => state,
+            Err(e) => return (text, Err(e)),
+        };
+        let _ = tls.reader().read_to_end(&mut text);
+        if state.peer_has_closed() {
+            return (text, Ok(true));
+        }
+    }
+    (text, Ok(false))
+}
+
+/// Sends `bad` behind `text`, and says which alert comes.
+fn alert_for(bouncer: &Bouncer, is_tls12: bool, text: &[u8], bad: &[u8]) -> Result<bool, rustls::Error> {
+    let (mut tls, mut stream) = shaken(bouncer.port, &Through { is_tls12, ..Through::default() });
+    if !text.is_empty() {
+        let before = bouncer.logged("login attempt");
+        tls.writer().write_all(text).expect("write to memory");
+        stream.write_all(&flight(&mut tls)).expect("send");
+        wait_until("it is logged in", PATIENCE, || bouncer.logged("login attempt") > before);
+    }
+    stream.write_all(bad).expect("send");
+    last_words(&mut tls, &mut stream).1
+}
+
+#[test]
+fn an_alert_says_what_is_wrong() {
+    use rustls::AlertDescription::{BadRecordMac, RecordOverflow, UnexpectedMessage};
+    let bouncer = start("require");
+    let startup = msg::startup(196_608, &[("user", "app"), ("database", "app")]);
+    let junk = [&[0x17, 3, 3, 0, 40][..], &[1; 40]].concat();
+    for text in [&[][..], &startup] {
+        for is_tls12 in [false, true] {
+            let told = |bad: &[u8]| alert_for(&bouncer, is_tls12, text, bad);
+            assert_eq!(told(&junk), Err(rustls::Error::AlertReceived(BadRecordMac)));
+            assert_eq!(told(&[0x17, 3, 3, 0x49, 0]), Err(rustls::Error::AlertReceived(RecordOverflow)));
+        }
+        // In clear, which it may be before the handshake's end only.
+        let told = alert_for(&bouncer, false, text, &[0x14, 3, 3, 0, 1, 1]);
+        assert_eq!(told, Err(rustls::Error::AlertReceived(UnexpectedMessage)));
+    }
+    assert_well(&bouncer);
+}
+
 /// A client of a pooler that wants TLS.
 fn bouncer_client(bouncer: &Bouncer) -> Wire {
     let tunnel = Tunnel::start(bouncer.port, Through::default());
@@ -193,8 +243,7 @@ fn old_versions_are_refused() {
 
 #[test]
 fn nobody_renegotiates() {
-    let bouncer = Bouncer::start(Postgres::shared(), |setup| offered(setup, "require").set("client_login_timeout", 2));
-    // It is told no, and waits for what its user does about that.
+    let bouncer = start("require");
     let told = s_client(&bouncer, &["-tls1_2"], "R\n");
     assert!(told.contains("RENEGOTIATING") && told.contains("no renegotiation"), "{told}");
     assert_well(&bouncer);
