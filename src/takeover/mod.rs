@@ -34,7 +34,7 @@ use crate::relay::Statement;
 use record::{Ask, ClientRecord, ServerRecord};
 
 /// The number of the language; only processes of the same can take over from one another.
-pub(crate) const FORMAT: u32 = 2;
+pub(crate) const FORMAT: u32 = 3;
 
 /// So many clients at once have further descriptors, before those are sent: the system may allow few.
 const PLACES: usize = 8;

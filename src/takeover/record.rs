@@ -217,7 +217,8 @@ impl Field for TlsSecret {
 
 impl Field for TlsState {
     fn put(&self, out: &mut Vec<u8>) {
-        let TlsState { description, partial, out: first, keys: TlsKeys { suite, sent, received } } = self;
+        let TlsState { description, partial, out: first, keys } = self;
+        let TlsKeys { suite, sent, sent_blocks, received } = keys;
         description.put(out);
         for bytes in [partial, first] {
             (bytes.len() as u32).put(out);
@@ -226,6 +227,7 @@ impl Field for TlsState {
         suite.put(out);
         sent.0.put(out);
         received.0.put(out);
+        sent_blocks.put(out);
         // A buffer that grows leaves a copy behind.
         out.reserve(2 + sent.1.expose().len() + received.1.expose().len());
         sent.1.put(out);
@@ -236,9 +238,9 @@ impl Field for TlsState {
         let description = Field::take(from)?;
         let (partial, out) = (Bytes::take(from)?.0, Bytes::take(from)?.0);
         let suite = u16::take(from)?;
-        let (sent, received) = (u64::take(from)?, u64::take(from)?);
+        let (sent, received, sent_blocks) = (u64::take(from)?, u64::take(from)?, u64::take(from)?);
         let (sent, received) = ((sent, TlsSecret::take(from)?), (received, TlsSecret::take(from)?));
-        Some(TlsState { description, partial, out, keys: TlsKeys { suite, sent, received } })
+        Some(TlsState { description, partial, out, keys: TlsKeys { suite, sent, sent_blocks, received } })
     }
 }
 
@@ -520,6 +522,7 @@ mod tests {
                 keys: TlsKeys {
                     suite: 0x1302,
                     sent: (1, TlsSecret::new(&[&[123; 48]]).unwrap()),
+                    sent_blocks: 2,
                     received: (1 << 40, TlsSecret::new(&[&[124; 28]]).unwrap()),
                 },
             }),

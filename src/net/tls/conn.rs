@@ -29,6 +29,8 @@ const RECORD_OVERHEAD: usize = 32;
 #[derive(Debug)]
 pub(crate) enum TlsError {
     Protocol(rustls::Error),
+    /// No more may be encrypted with the keys, and TLS 1.2 has no others.
+    UsedUp,
     /// The peer has ended the connection, or we have.
     Ended,
 }
@@ -53,6 +55,7 @@ impl fmt::Display for TlsError {
                 f.write_str("no shared cipher")
             }
             TlsError::Protocol(error) => error.fmt(f),
+            TlsError::UsedUp => f.write_str("the keys are used up"),
             TlsError::Ended => f.write_str("the connection has ended"),
         }
     }

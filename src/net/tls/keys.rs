@@ -20,6 +20,15 @@ pub(super) const FRAGMENT_LEN: usize = 16 * 1024;
 /// What TLS 1.2 sends of a nonce of AES-GCM.
 const EXPLICIT_NONCE_LEN: usize = 8;
 const TAG_LEN: usize = 16;
+/// What ciphers work on.
+const BLOCK_LEN: usize = 16;
+/// So many blocks has the longest record.
+const RECORD_BLOCKS_MAX: u64 = blocks_of(FRAGMENT_LEN + 1);
+
+/// What a record with so much in it counts: its own blocks, and the one that makes its tag.
+const fn blocks_of(text_len: usize) -> u64 {
+    text_len.div_ceil(BLOCK_LEN) as u64 + 1
+}
 
 /// What keys come from: in TLS 1.3 the traffic secret, in TLS 1.2 the key with its IV behind it. Wiped when dropped.
 #[derive(Clone, PartialEq, Eq)]
@@ -99,8 +108,9 @@ pub(super) struct Suite {
     aead: &'static aead::Algorithm,
     /// The hash that the next keys come from; `None`: TLS 1.2, in which keys stay.
     schedule: Option<hkdf::Algorithm>,
-    /// As many records may be sent with the same keys.
-    records_max: u64,
+    /// As many blocks may be sent with the same keys: rustls' limit, which counts records, if each were of full
+    /// length, as RFC 8446 (5.5) has it. Most are short, and with TLS 1.2 a connection ends at the limit.
+    blocks_max: u64,
 }
 
 impl Suite {
@@ -128,7 +138,7 @@ impl Suite {
             _ => hkdf::HKDF_SHA256,
         };
         let schedule = known.tls13().map(|_| hash);
-        Some(Suite { id, aead, schedule, records_max: common.confidentiality_limit })
+        Some(Suite { id, aead, schedule, blocks_max: common.confidentiality_limit.saturating_mul(RECORD_BLOCKS_MAX) })
     }
 
     pub(super) fn is_tls13(&self) -> bool {
@@ -188,15 +198,17 @@ pub(super) struct Keys {
     iv: [u8; aead::NONCE_LEN],
     /// Of the next record. No number may be used twice for sending with the same key.
     seq: u64,
+    /// Sent with the key.
+    blocks: u64,
 }
 
 impl Keys {
     /// `None`: that is no secret of that suite.
-    pub(super) fn new(suite: Suite, secret: TlsSecret, seq: u64) -> Option<Keys> {
+    pub(super) fn new(suite: Suite, secret: TlsSecret, seq: u64, blocks: u64) -> Option<Keys> {
         let key_and_iv = suite.key_and_iv(&secret)?;
         let (key, iv) = key_and_iv.expose().split_last_chunk()?;
         let key = LessSafeKey::new(UnboundKey::new(suite.aead, key).ok()?);
-        Some(Keys { suite, secret, key, iv: *iv, seq })
+        Some(Keys { suite, secret, key, iv: *iv, seq, blocks })
     }
 
     pub(super) fn suite(&self) -> Suite {
@@ -207,6 +219,10 @@ impl Keys {
         self.seq
     }
 
+    pub(super) fn blocks(&self) -> u64 {
+        self.blocks
+    }
+
     pub(super) fn secret(&self) -> &TlsSecret {
         &self.secret
     }
@@ -215,13 +231,13 @@ impl Keys {
     pub(super) fn update(&mut self) -> Option<()> {
         let mut next = TlsSecret { bytes: [0; TlsSecret::LEN_MAX], len: self.secret.len };
         expand(self.suite.schedule?, self.secret.expose(), b"traffic upd", &mut next.bytes[..self.secret.len])?;
-        *self = Keys::new(self.suite, next, 0)?;
+        *self = Keys::new(self.suite, next, 0, 0)?;
         Some(())
     }
 
-    /// With the next record sent, the keys are used up.
-    pub(super) fn is_last(&self) -> bool {
-        self.seq.saturating_add(1) >= self.suite.records_max
+    /// After a long record there might be no room for the one that says what comes of it.
+    pub(super) fn are_nearly_used_up(&self) -> bool {
+        self.blocks.saturating_add(2 * RECORD_BLOCKS_MAX) > self.suite.blocks_max
     }
 
     fn nonce(&self) -> [u8; aead::NONCE_LEN] {
@@ -249,12 +265,14 @@ impl Keys {
 
     /// Adds one record with `text`, of at most [`FRAGMENT_LEN`], to `out`.
     pub(super) fn seal(&mut self, kind: ContentType, text: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
-        if self.seq >= self.suite.records_max {
-            return Err(TlsError::Ended);
-        }
         let is_tls13 = self.suite.is_tls13();
-        let (nonce, explicit) = (self.nonce(), self.suite.explicit_nonce_len());
         let inner_len = text.len() + usize::from(is_tls13);
+        let seq = self.seq.checked_add(1).ok_or(TlsError::UsedUp)?;
+        let blocks = self.blocks.saturating_add(blocks_of(inner_len));
+        if blocks > self.suite.blocks_max {
+            return Err(TlsError::UsedUp);
+        }
+        let (nonce, explicit) = (self.nonce(), self.suite.explicit_nonce_len());
         let [hi, lo] = ((explicit + inner_len + TAG_LEN) as u16).to_be_bytes();
         let outer = if is_tls13 { ContentType::ApplicationData } else { kind };
         let (additional, len) = self.additional([outer.into(), 3, 3], inner_len);
@@ -266,7 +284,7 @@ impl Keys {
             out.push(kind.into());
         }
         // Whatever comes of it: this nonce is used.
-        self.seq += 1;
+        (self.seq, self.blocks) = (seq, blocks);
         let nonce = Nonce::assume_unique_for_key(nonce);
         let tag = self.key.seal_in_place_separate_tag(nonce, Aad::from(&additional[..len]), &mut out[at..]);
         out.extend_from_slice(tag.map_err(|_| TlsError::Ended)?.as_ref());

@@ -42,6 +42,8 @@ pub(crate) struct TlsKeys {
     pub(crate) suite: u16,
     /// How many records were sent and received with the keys, and what those come from.
     pub(crate) sent: (u64, TlsSecret),
+    /// How much that was, in what their limit is counted in.
+    pub(crate) sent_blocks: u64,
     pub(crate) received: (u64, TlsSecret),
 }
 
@@ -68,7 +70,11 @@ fn record_len(input: &[u8]) -> Result<Option<usize>, rustls::Error> {
 /// The alert that RFC 8446 (5.1, 5.2, 6.2) and RFC 5246 (7.2.2) have for an error. `None`: the peer has said it itself.
 fn alert_of(error: &TlsError) -> Option<[u8; 2]> {
     use rustls::Error as E;
-    let TlsError::Protocol(error) = error else { return None };
+    let error = match error {
+        TlsError::Protocol(error) => error,
+        TlsError::UsedUp => return Some([WARNING, AlertDescription::CloseNotify.into()]),
+        TlsError::Ended => return None,
+    };
     let description = match error {
         E::PeerMisbehaved(PeerMisbehaved::TooManyRenegotiationRequests) => {
             return Some([WARNING, AlertDescription::NoRenegotiation.into()]);
@@ -97,8 +103,8 @@ impl Records {
     pub(super) fn new(keys: TlsKeys) -> Option<Records> {
         let suite = Suite::find(CipherSuite::from(keys.suite))?;
         Some(Records {
-            sent: Keys::new(suite, keys.sent.1, keys.sent.0)?,
-            received: Keys::new(suite, keys.received.1, keys.received.0)?,
+            sent: Keys::new(suite, keys.sent.1, keys.sent.0, keys.sent_blocks)?,
+            received: Keys::new(suite, keys.received.1, keys.received.0, 0)?,
             key_updates: 0,
             empty: 0,
             warnings: 0,
@@ -107,7 +113,8 @@ impl Records {
 
     pub(super) fn keys(&self) -> TlsKeys {
         let of = |keys: &Keys| (keys.seq(), keys.secret().clone());
-        TlsKeys { suite: self.sent.suite().id.into(), sent: of(&self.sent), received: of(&self.received) }
+        let (suite, sent_blocks) = (self.sent.suite().id.into(), self.sent.blocks());
+        TlsKeys { suite, sent: of(&self.sent), sent_blocks, received: of(&self.received) }
     }
 
     /// Goes through the whole records in `input` from `at` on, and leaves in `at` how far it has come. What is to be
@@ -214,8 +221,10 @@ impl Records {
     pub(super) fn seal(&mut self, text: &[u8], out: &mut Vec<u8>) -> Result<(), TlsError> {
         out.reserve(text.len() + text.len().div_ceil(FRAGMENT_LEN) * OVERHEAD);
         for fragment in text.chunks(FRAGMENT_LEN) {
-            // In TLS 1.2 there are no others, and the connection ends with the last.
-            if self.sent.suite().is_tls13() && self.sent.is_last() {
+            if self.sent.are_nearly_used_up() {
+                if !self.sent.suite().is_tls13() {
+                    return Err(TlsError::UsedUp);
+                }
                 self.renew(1, out)?;
             }
             self.sent.seal(ContentType::ApplicationData, fragment, out)?;
@@ -234,7 +243,9 @@ impl Records {
 fn pair(suite: CipherSuite, seq: u64) -> Option<[Records; 2]> {
     let len = if suite == CipherSuite::TLS13_AES_128_GCM_SHA256 { 32 } else { 28 };
     let secret = |byte| Some((seq, TlsSecret::new(&[&[byte; 32][..len]])?));
-    let keys = |sent, received| Some(TlsKeys { suite: suite.into(), sent: secret(sent)?, received: secret(received)? });
+    let keys = |sent, received| {
+        Some(TlsKeys { suite: suite.into(), sent: secret(sent)?, sent_blocks: 0, received: secret(received)? })
+    };
     Some([Records::new(keys(1, 2)?)?, Records::new(keys(2, 1)?)?])
 }
 
@@ -403,24 +414,39 @@ mod tests {
         assert_eq!(opened(&mut client, answer).unwrap().0, b"answer");
     }
 
+    /// As `records`, after so much was sent.
+    fn later(records: &Records, sent_blocks: u64) -> Records {
+        Records::new(TlsKeys { sent_blocks, ..records.keys() }).unwrap()
+    }
+
     #[test]
     fn keys_are_not_used_for_too_long() {
-        let begin = (1 << 24) - 3;
-        let [mut client, mut server] = pair(TLS13, begin);
+        // 2^24 records of full length. Behind these there is room for two more, and three short ones.
+        let begin = (1 << 24) * 1026 - 2 * 1026 - 2 * 2;
+        let [client, mut server] = pair(TLS13, 1 << 25);
+        let mut client = later(&client, begin);
         for _ in 0..10 {
             let mut records = Vec::new();
             client.seal(b"text", &mut records).unwrap();
             assert_eq!(opened(&mut server, records).unwrap().0, b"text");
         }
-        // Two and the announcement with the old ones.
-        assert_eq!((client.sent.seq(), server.received.seq()), (8, 8));
+        // Three and the announcement with the old ones.
+        assert_eq!((client.sent.seq(), server.received.seq()), (7, 7));
         // The other side was asked to change its own.
         assert_eq!(server.sent.seq(), 0);
 
-        let [mut client, mut server] = pair(TLS12, begin);
-        let mut records = Vec::new();
+        let [client, mut server] = pair(TLS12, 1 << 25);
+        let (mut client, mut records) = (later(&client, begin), Vec::new());
         assert!((0..3).all(|_| client.seal(b"text", &mut records).is_ok()));
-        assert!(client.seal(b"text", &mut records).is_err() && client.seal_end(&mut records).is_err());
-        assert_eq!(opened(&mut server, records).unwrap().0, b"texttexttext");
+        let error = client.seal(b"text", &mut records).unwrap_err();
+        assert!(matches!(error, TlsError::UsedUp));
+        // As if nothing more had been meant to come.
+        client.seal_alert(&error, &mut records);
+        assert_eq!(opened(&mut server, records).unwrap(), (b"texttexttext".to_vec(), vec![], true));
+        // Nothing at all goes beyond the limit.
+        let mut client = later(&client, (1 << 24) * 1026 - 1);
+        let mut records = Vec::new();
+        client.seal_alert(&error, &mut records);
+        assert_eq!(records.len(), 0);
     }
 }

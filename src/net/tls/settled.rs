@@ -62,7 +62,9 @@ impl Settled {
         let (extracted, _) = connection.dangerous_into_kernel_connection()?;
         let secrets = [&extracted.rx.1, &extracted.tx.1].map(secret_of);
         let [Some(received), Some(sent)] = keys_of(suite, secrets, &overheard) else { return Err(TlsError::Ended) };
-        let keys = TlsKeys { suite: suite.into(), sent: (extracted.tx.0, sent), received: (extracted.rx.0, received) };
+        // What the handshake has sent with them is next to nothing.
+        let (sent, received) = ((extracted.tx.0, sent), (extracted.rx.0, received));
+        let keys = TlsKeys { suite: suite.into(), sent, sent_blocks: 0, received };
         let records = Records::new(keys).ok_or(TlsError::Ended)?;
         Ok(Settled { records, description, login: Some(login), is_away: false })
     }
@@ -90,15 +92,15 @@ impl Settled {
         if self.is_away {
             return Err(TlsError::Ended);
         }
-        if let Err(error) = self.records.open(input, at, sink, out, is_ended) {
-            self.records.seal_alert(&error, out);
-            return Err(error);
-        }
-        match text {
+        let done = self.records.open(input, at, sink, out, is_ended).and_then(|()| match text {
             None => Ok(()),
             Some([]) => self.records.seal_end(out),
             Some(text) => self.records.seal(text, out),
+        });
+        if let Err(error) = &done {
+            self.records.seal_alert(error, out);
         }
+        done
     }
 }
 

@@ -219,6 +219,41 @@ fn the_keys_are_used_in_one_process_only() {
 }
 
 #[test]
+fn used_up_keys_end_a_connection_of_tls12_as_if_all_was_said() {
+    let [mut client, mut server] = pair_of("tlsv1.2", "ECDHE-ECDSA-AES128-GCM-SHA256");
+    let mut state = server.hand_out().unwrap();
+    // More than this many short records may be sent.
+    state.keys.sent_blocks = 1 << 25;
+    let mut server = Tls::adopt(state).unwrap();
+    assert_eq!(opened(&mut client, &sealed(&mut server, b"short"), 100, 100), b"short");
+    let mut state = server.hand_out().unwrap();
+    state.keys.sent_blocks = (1 << 24) * 1026 - 10;
+    let (mut server, mut records) = (Tls::adopt(state).unwrap(), Vec::new());
+    assert!(matches!(server.seal(b"x", &mut records), Err(TlsError::UsedUp)));
+    assert_eq!(opened(&mut client, &records, 100, 100), b"");
+    assert!(client.is_ended() && server.end(b"more").is_empty());
+}
+
+#[test]
+fn the_last_words_of_a_connection_are_said_once() {
+    let [mut client, mut server] = pair();
+    assert_eq!(opened(&mut client, &server.end(b"bye"), 100, 100), b"bye");
+    assert!(client.is_ended() && server.end(b"bye").is_empty());
+    // After an error it is an alert, in front of which nothing else is lost.
+    let [mut client, mut server] = pair();
+    update_keys(&mut client);
+    opened(&mut server, &sealed(&mut client, b"x"), 100, 100);
+    assert!(server.open(&mut [0x17, 3, 3, 0, 20].repeat(5), &mut [0; 100]).is_err());
+    let mut records = server.end(b"bye");
+    let error = client.open(&mut records, &mut [0; 100]).unwrap_err().to_string();
+    assert!(error.contains("BadRecordMac"), "{error}");
+    // Where another process has the keys, nothing is said.
+    let [_, mut server] = pair();
+    drop(server.hand_out());
+    assert!(server.open(&mut [0x17, 3, 3, 0, 20].repeat(5), &mut [0; 100]).is_err() && server.end(b"bye").is_empty());
+}
+
+#[test]
 fn what_makes_no_sense_is_not_adopted() {
     let [_, mut server] = pair();
     let state = server.hand_out().unwrap();
