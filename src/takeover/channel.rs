@@ -128,10 +128,16 @@ impl Reader {
     }
 }
 
-fn receive_some(socket: &UnixStream, bytes: &mut Vec<u8>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
+fn receive_some(socket: &UnixStream, bytes: &mut Zeroizing<Vec<u8>>, fds: &mut VecDeque<OwnedFd>) -> io::Result<usize> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(FDS_MAX))];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let had = bytes.len();
+    if bytes.capacity() < had + READ_LEN {
+        // A buffer that grows by itself leaves a copy behind.
+        let mut larger = Zeroizing::new(Vec::with_capacity(2 * had + READ_LEN));
+        larger.extend_from_slice(bytes);
+        *bytes = larger;
+    }
     bytes.resize(had + READ_LEN, 0);
     let received = recvmsg(socket, &mut [IoSliceMut::new(&mut bytes[had..])], &mut control, RecvFlags::CMSG_CLOEXEC);
     bytes.truncate(had + received.as_ref().map_or(0, |received| received.bytes));
