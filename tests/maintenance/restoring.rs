@@ -71,8 +71,11 @@ fn what_there_is_is_listed_when_none_is_named() {
     assert_eq!(rows.iter().map(|row| &row["id"]).collect::<Vec<_>>(), [newer.id.as_str(), older.id.as_str()]);
     assert!(depot.program("restore --of other").rows().is_empty());
     depot.on("restore latest --of other --yes", pg, &database).run().fails(4, "no backup of other");
+    let several = pg.create_database();
+    depot.backup(pg, &several, "custom");
+    depot.on("restore latest --yes", pg, "postgres").run().fails(4, "--of says the latest of which");
     depot.on("restore nonsense --yes", pg, &database).run().fails(4, "no backup nonsense");
-    // By the name that is made of the backup's.
+    // That of the database that is connected to, by the name that is made of the backup's.
     let name = format!("{database}_restored_20260101T000200Z");
     depot.on("restore latest --yes", pg, &database).run().ok();
     assert!(has_database(pg, &name));

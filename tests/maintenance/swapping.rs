@@ -5,7 +5,7 @@ use std::process::{Child, Command, Stdio};
 use serde_json::Value;
 
 use crate::depot::{Depot, fresh, has_database, run_program};
-use crate::program::{Program, Ran};
+use crate::program::{Program, Ran, pgweir};
 use crate::restoring::{asleep, endless};
 use crate::support::process::signal;
 use crate::support::*;
@@ -85,8 +85,8 @@ fn under_load_no_client_sees_an_error() {
     wait_until("clients go on in the new one", PATIENCE, || transactions(database) > 20);
     let stopped_at = transactions(&replaced);
     // And back.
-    let ran = scene.run(&format!("restore --swap-only --into {replaced} --yes --output json")).run().ok();
-    scene.replaced(&ran);
+    let back = pgweir(&format!("restore --swap-only --into {replaced} --yes --output json --config"));
+    scene.replaced(&back.arg(scene.ini()).on(pg, "postgres", database).run().ok());
     assert_eq!(scene.oid(database), before);
     wait_until("clients go on in the old one", PATIENCE, || transactions(database) > stopped_at + 20);
     signal(pgbench.id(), "INT");

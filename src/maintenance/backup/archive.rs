@@ -118,8 +118,7 @@ impl<'a> Archive<'a> {
         const TAIL_BYTES: usize = 4096;
         let mut checked = Checked::open(self.store, &self.manifest.id, self.file()?).await?;
         let mut tail = Vec::new();
-        while let Some(bytes) = checked.next().await? {
-            job.interrupt.check()?;
+        while let Some(bytes) = job.interrupt.or(checked.next()).await?? {
             progress.at(checked.bytes());
             tail.extend_from_slice(&bytes[bytes.len().saturating_sub(TAIL_BYTES)..]);
             tail.drain(..tail.len().saturating_sub(TAIL_BYTES));
@@ -222,8 +221,7 @@ impl<'a> Archive<'a> {
             let mut copy =
                 OpenOptions::new().write(true).create_new(true).mode(0o600).open(&path).await.map_err(failed)?;
             let mut checked = Checked::open(self.store, &self.manifest.id, file).await?;
-            while let Some(bytes) = checked.next().await? {
-                job.interrupt.check()?;
+            while let Some(bytes) = job.interrupt.or(checked.next()).await?? {
                 copy.write_all(&bytes).await.map_err(failed)?;
                 progress.at(done + checked.bytes());
             }

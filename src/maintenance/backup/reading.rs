@@ -99,8 +99,7 @@ pub(crate) async fn check_all(job: &Job, store: &Store, manifest: &Manifest) -> 
     let mut done = 0;
     for file in &manifest.files {
         let mut checked = Checked::open(store, &manifest.id, file).await?;
-        while checked.next().await?.is_some() {
-            job.interrupt.check()?;
+        while job.interrupt.or(checked.next()).await??.is_some() {
             progress.at(done + checked.bytes());
         }
         done += checked.bytes();

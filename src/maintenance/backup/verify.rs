@@ -1,6 +1,7 @@
 //! `pgweir backup verify`: whether a backup is what its manifest says, can be read, and can be restored.
 
 use std::cell::Cell;
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::time::Instant;
 
@@ -276,8 +277,15 @@ fn unrestorable(manifest: &Manifest, failure: Failure) -> Failure {
     Failure { exit, ..failure }.while_at(format!("{} could not be restored", manifest.id))
 }
 
-/// The backup that is to be restored. `latest` is the newest that nobody has found broken.
-pub(crate) async fn usable(job: &Job, store: &Store, which: &str, database: Option<&str>) -> Result<Manifest, Failure> {
+/// The backup that is to be restored. `latest` is the newest that nobody has found broken; where there are backups of several
+/// databases it is one of `database`, or else of the database that is `named` elsewhere.
+pub(crate) async fn usable(
+    job: &Job,
+    store: &Store,
+    which: &str,
+    database: Option<&str>,
+    named: &str,
+) -> Result<Manifest, Failure> {
     if which != LATEST {
         let manifest = store.find(which, database).await?;
         if let Some(Verified { level, at }) = &manifest.failed {
@@ -287,6 +295,16 @@ pub(crate) async fn usable(job: &Job, store: &Store, which: &str, database: Opti
     }
     let listing = store.listing().await?;
     super::list::warn_of_others(job, &listing.unreadable);
+    let databases: BTreeSet<&str> = listing.backups.iter().map(|manifest| manifest.database.as_str()).collect();
+    let database = match database {
+        None if databases.len() > 1 && databases.contains(named) => Some(named),
+        None if databases.len() > 1 => {
+            let several = databases.into_iter().collect::<Vec<_>>().join(", ");
+            return Err(Failure::usage(format!("there are backups of several databases: {several}"))
+                .hint("--of says the latest of which"));
+        }
+        database => database,
+    };
     let is_of = |manifest: &Manifest| database.is_none_or(|database| manifest.database == database);
     for manifest in listing.backups.into_iter().filter(is_of) {
         match &manifest.failed {

@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
+use clap::builder::ArgPredicate;
 
 pub(super) use content::{Compared, compare, smoke};
 pub(super) use selection::Selection;
@@ -38,12 +39,16 @@ use super::units::Span;
 const GROWTH_EVERY: Duration = Duration::from_secs(1);
 
 #[derive(Args, Clone, Debug)]
+#[command(mut_arg("to", |to| {
+    // A swap alone takes nothing from a storage.
+    to.required(false).required_unless_present("swap_only").default_value_if("swap_only", ArgPredicate::IsPresent, "")
+}))]
 pub(crate) struct RestoreOptions {
     /// Id of a backup, or "latest" for the newest that no verification found broken [default: list what there is]
     backup: Option<String>,
     #[command(flatten)]
     place: Place,
-    /// Only backups of this database count as latest [default: any]
+    /// Only backups of this database count as latest [default: if there are several, the one that --dsn names]
     #[arg(long, value_name = "NAME")]
     of: Option<String>,
     #[command(flatten)]
@@ -167,7 +172,8 @@ pub(crate) async fn restore(job: &Job, options: &RestoreOptions) -> Done {
         job.say("name one of these backups, or latest:");
         return backup::list_all(job, &store, options.of.as_deref()).await;
     };
-    let manifest = backup::usable(job, &store, which, options.of.as_deref()).await?;
+    let named = dsn_database(options)?;
+    let manifest = backup::usable(job, &store, which, options.of.as_deref(), &named).await?;
     let selection = Selection { tables: options.what.table.clone(), schemas: options.what.schema.clone() };
     let server = if options.how.in_place {
         job.connect(&options.target, options.limits()).await?
@@ -498,7 +504,8 @@ async fn grows(job: &Job, server: &Server, name: &str, is_streamed: bool) -> Fai
 
 fn tell_replaced(job: &Job, old: &str, replaced: &str) {
     job.say(format!(
-        "the database that was {old} is now {replaced}; to go back: pgweir restore --swap-only --into {replaced}; \
+        "the database that was {old} is now {replaced}; to go back, with the same --dsn and --config: \
+         pgweir restore --swap-only --into {replaced}; \
          to remove it: DROP DATABASE {}",
         ident(replaced)
     ));

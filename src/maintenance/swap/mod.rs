@@ -24,6 +24,7 @@ const CLOSING_LIMIT: Duration = Duration::from_secs(5);
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
 #[derive(Args, Clone, Copy, Debug)]
+#[command(next_help_heading = "Pooler")]
 pub(crate) struct SwapOptions {
     /// Give up, and let clients go on, if some stay in their transactions for longer than this while the others wait
     #[arg(long, value_name = "TIME", default_value = "30s")]
