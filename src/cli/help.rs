@@ -77,6 +77,7 @@ Maintenance, straight on PostgreSQL:
   report               sizes, connections, cache, tables, statements, standbys
   restore              a backup as a new database, in place of the old, or over it
   schedule             jobs by the calendar: list, run by hand
+  restore              a backup as a new database, which may replace the old one
   sessions             list, cancel, terminate sessions
   vacuum               dead rows of tables, worst first, with what keeps them
 

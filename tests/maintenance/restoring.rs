@@ -277,12 +277,13 @@ fn from_one_version_into_another() {
     let newer = unusual(new);
     depot.backup(new, &newer, "custom");
     let name = fresh("from_18");
-    let ran = depot.on(&format!("restore latest --into {name} --yes --output json"), new, "postgres").run().ok();
+    let ran =
+        depot.on(&format!("restore latest --of {newer} --into {name} --yes --output json"), new, "postgres").run().ok();
     assert_eq!(result(&ran)["rows"], 1215);
     let ran = depot.program("backup verify latest --level full").arg("--pg-bin").arg(bin).run();
     ran.fails(2, "the newest pg_restore found is 15");
     let ran = depot
-        .program(&format!("restore latest --into {name} --yes"))
+        .program(&format!("restore latest --of {newer} --into {name} --yes"))
         .arg("--pg-bin")
         .arg(new.bindir.to_str().expect("a path"));
     ran.arg("--dsn").arg(dsn(old, "postgres", "postgres")).run().fails(5, "transaction_timeout");
@@ -340,6 +341,14 @@ fn a_new_database_is_made_as_the_old_one_was() {
     let wanted = ["LATIN1", "C", "space"].map(|text| Some(text.to_owned()));
     assert_eq!(pg.sql(about), [wanted]);
     assert_eq!(pg.direct("new").one("select encode(convert_to(a, 'UTF8'), 'hex') from t"), "c3a4");
+    pg.sql("create database icu template template0 locale_provider icu icu_locale 'de-AT'");
+    let dsn = crate::program::dsn(&pg, "postgres", "icu");
+    depot.program("backup run").arg("--dsn").arg(&dsn).run().ok();
+    pg.sql("drop database icu");
+    let program = depot.program("restore latest --of icu --into icu2 --yes --maintenance-db template1");
+    program.arg("--dsn").arg(&dsn).run().ok();
+    let about = "select datlocprovider, daticulocale from pg_database where datname = 'icu2'";
+    assert_eq!(pg.sql(about), [["i", "de-AT"].map(|text| Some(text.to_owned()))]);
     pg.stop("QUIT");
 }
 

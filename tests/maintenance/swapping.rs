@@ -7,6 +7,7 @@ use serde_json::Value;
 use crate::depot::{Depot, fresh, has_database, run_program};
 use crate::program::{Program, Ran, pgweir};
 use crate::restoring::{asleep, endless};
+use crate::servers::every_version;
 use crate::support::process::signal;
 use crate::support::*;
 
@@ -131,6 +132,24 @@ fn what_belongs_to_the_database_goes_along() {
     assert_eq!(about(database), was);
     assert_eq!(about(&replaced), was);
     assert_eq!(pg.direct(database).one("show \"my.setting\""), "it's \\ \"x\"");
+}
+
+#[test]
+fn on_every_version() {
+    let source = Postgres::shared();
+    let database = source.create_database();
+    source.direct(&database).run("create table t (a int); insert into t values (4711)");
+    let mut depot = Depot::new();
+    depot.backup(source, &database, "custom");
+    for (version, pg) in every_version() {
+        let old = pg.create_database();
+        pg.sql(&format!("alter database {old} set search_path = app, public; comment on database {old} is 'old'"));
+        let on = |line: &str| depot.program(line).on(pg, "postgres", &old);
+        on("backup verify latest --level restore").run().ok();
+        on("restore latest --swap --no-pooler --yes").run().ok();
+        assert_eq!(pg.direct(&old).one("select a from t"), "4711", "{version}");
+        assert_eq!(pg.direct(&old).one("show search_path"), "app, public", "{version}");
+    }
 }
 
 #[test]

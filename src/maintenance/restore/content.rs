@@ -98,6 +98,7 @@ pub(crate) async fn smoke(job: &Job, server: &Server, query: Option<&str>) -> Re
     });
     Ok(match first {
         Some(value) if rows == 1 => value,
+        _ if rows == 1 => "1 row".to_owned(),
         _ => format!("{rows} rows"),
     })
 }

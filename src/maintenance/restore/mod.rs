@@ -1,139 +1,36 @@
 //! `pgweir restore`: a backup comes back as a new database, which may then take the old one's place, or over an existing one.
 
 mod content;
+mod globals;
 mod in_place;
+mod options;
 mod selection;
 
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use clap::Args;
-use clap::builder::ArgPredicate;
-
 pub(super) use content::{Compared, compare, smoke};
+pub(crate) use options::RestoreOptions;
 pub(super) use selection::Selection;
-use selection::{Part, TableName};
 
+use super::backup;
 use super::backup::archive::{Archive, How};
-use super::backup::loading::{Input, Note};
+use super::backup::loading::Note;
 use super::backup::manifest::{DumpFormat, Manifest};
-use super::backup::reading::Checked;
-use super::backup::store::{Place, Store};
-use super::backup::{self, loading};
+use super::backup::store::Store;
 use super::conninfo::Conninfo;
-use super::conninfo::child::Passfile;
 use super::databases::{self, Facts};
 use super::exit::{Done, Exit, Failure};
 use super::job::Job;
 use super::lock::JobLock;
-use super::options::{Changing, Limits, Show, Target};
-use super::programs;
+use super::options::Limits;
 use super::progress::Counted;
 use super::rows::row;
 use super::server::Server;
 use super::sql::{ident, literal};
-use super::swap::{Swap, SwapOptions};
-use super::units::Span;
+use super::swap::Swap;
 
 /// Between two looks at a database's size.
 const GROWTH_EVERY: Duration = Duration::from_secs(1);
-
-#[derive(Args, Clone, Debug)]
-#[command(mut_arg("to", |to| {
-    // A swap alone takes nothing from a storage.
-    to.required(false).required_unless_present("swap_only").default_value_if("swap_only", ArgPredicate::IsPresent, "")
-}))]
-pub(crate) struct RestoreOptions {
-    /// Id of a backup, or "latest" for the newest that no verification found broken [default: list what there is]
-    backup: Option<String>,
-    #[command(flatten)]
-    place: Place,
-    /// Only backups of this database count as latest [default: if there are several, the one that --dsn names]
-    #[arg(long, value_name = "NAME")]
-    of: Option<String>,
-    #[command(flatten)]
-    how: HowOptions,
-    #[command(flatten)]
-    what: WhatOptions,
-    #[command(flatten)]
-    swap: SwapOptions,
-    #[command(flatten)]
-    target: Target,
-    /// Database of the server to connect to while others are made and renamed
-    #[arg(long, value_name = "NAME", default_value = "postgres", help_heading = "Connection")]
-    maintenance_db: String,
-    /// Give up what waits longer than this for a lock, as 500ms, 5s or 1m; 0: wait for ever
-    #[arg(long, value_name = "TIME", default_value = "5s", help_heading = "Limits")]
-    lock_timeout: Span,
-    #[command(flatten)]
-    pub(crate) changing: Changing,
-    #[command(flatten)]
-    pub(crate) show: Show,
-}
-
-/// Where to, and how.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Destination")]
-struct HowOptions {
-    /// Name of the new database [default: that of the backup's, "_restored_" and the backup's time]
-    #[arg(long, value_name = "NAME")]
-    into: Option<String>,
-    /// Put the new database in the place of the one that --dsn names, while the pooler of --config holds its clients; the old one is
-    /// kept under another name
-    #[arg(long, conflicts_with = "in_place")]
-    swap: bool,
-    /// Restore nothing: put the database --into, which is there already, in place; also the way back after a swap
-    #[arg(long, conflicts_with_all = ["in_place", "swap", "backup"], requires = "into")]
-    swap_only: bool,
-    /// Restore over the database that --dsn names: what the backup has is dropped there and comes back, in one transaction with
-    /// one job; clients of the pooler are turned away meanwhile. Asks for a typed RESTORE; --yes is not enough
-    #[arg(long, conflicts_with = "into")]
-    in_place: bool,
-    /// RESTORE, to confirm --in-place without a terminal
-    #[arg(long, value_name = "WORD", requires = "in_place")]
-    confirm: Option<String>,
-    /// Keep the new database also if it could not be restored
-    #[arg(long)]
-    keep: bool,
-    /// Tablespace of the new database [default: the old one's with --swap, otherwise the server's default]
-    #[arg(long, value_name = "NAME")]
-    tablespace: Option<String>,
-    /// Tables that pg_restore restores at the same time, 1 to 64; more than one needs the dump as a file, and with --in-place it
-    /// is no single transaction any more
-    #[arg(long, short, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
-    jobs: u32,
-    /// Directory for a copy of the dump, if it is in S3 and has to be a file [default: TMPDIR or /tmp]
-    #[arg(long, value_name = "DIR")]
-    work_dir: Option<PathBuf>,
-    /// Directory of pg_restore and psql [default: the version that fits, in PATH or where packages put it]
-    #[arg(long, value_name = "DIR")]
-    pg_bin: Option<PathBuf>,
-}
-
-/// What of it.
-#[derive(Args, Clone, Debug)]
-#[command(next_help_heading = "Selection")]
-struct WhatOptions {
-    /// Rows of this table only, as NAME or SCHEMA.NAME, where * stands for anything; the definitions of all tables come back, but
-    /// for foreign keys, large objects and rows of materialized views; may be given several times
-    #[arg(long, short, value_name = "TABLE")]
-    table: Vec<TableName>,
-    /// Rows of the tables in this schema only, in the same way; may be given several times
-    #[arg(long, value_name = "SCHEMA")]
-    schema: Vec<Part>,
-    /// First make the roles and tablespaces that were backed up with it; roles that exist stay as they are
-    #[arg(long)]
-    globals: bool,
-    /// What is restored belongs to the user who restores it
-    #[arg(long)]
-    no_owner: bool,
-    /// Leave out GRANT and REVOKE
-    #[arg(long)]
-    no_privileges: bool,
-    /// Query that must run on the restored database; one value that it returns is shown [default: a row of the largest table]
-    #[arg(long, value_name = "SQL")]
-    smoke: Option<String>,
-}
 
 row! {
     /// What has come of it.
@@ -205,12 +102,6 @@ async fn maintenance(job: &Job, options: &RestoreOptions) -> Result<Server, Fail
 /// The database that `--dsn` names, which is the one to be replaced.
 fn dsn_database(options: &RestoreOptions) -> Result<String, Failure> {
     Ok(options.target.conninfo()?.dbname)
-}
-
-impl RestoreOptions {
-    fn limits(&self) -> Limits {
-        Limits { lock_timeout: self.lock_timeout, ..Limits::NONE }
-    }
 }
 
 impl Restore<'_> {
@@ -394,50 +285,6 @@ impl Restore<'_> {
             smoke,
             restored_s: self.begun.elapsed().as_secs_f64(),
         })
-    }
-
-    /// Roles that exist keep their passwords and attributes.
-    async fn globals(&self, server: &Server) -> Result<(), Failure> {
-        const GLOBALS_BYTES: u64 = 16 << 20;
-        let (job, manifest) = (self.job, self.manifest());
-        let file = manifest.files.iter().find(|file| manifest.globals.as_ref() == Some(&file.name));
-        let Some(file) = file else { return Ok(()) };
-        if !job.step(&format!("psql makes the roles and tablespaces of {}", manifest.id))? {
-            return Ok(());
-        }
-        let text = Checked::open(self.dump.store, &manifest.id, file).await?.whole(GLOBALS_BYTES).await?;
-        let there: Vec<RoleName> = server.rows("select quote_ident(rolname)::text as name from pg_roles", &[]).await?;
-        let is_of_existing = |line: &str| {
-            let role = ["CREATE ROLE ", "ALTER ROLE "].iter().find_map(|words| line.strip_prefix(words));
-            role.is_some_and(|rest| {
-                let is_name = |role: &RoleName| {
-                    rest.strip_prefix(role.name.as_str()).is_some_and(|rest| rest.starts_with([' ', ';']))
-                };
-                there.iter().any(is_name)
-            })
-        };
-        let text = String::from_utf8_lossy(&text);
-        let wanted: String = text.lines().filter(|line| !is_of_existing(line)).flat_map(|line| [line, "\n"]).collect();
-        let note = Note::create("globals", &wanted)?;
-        let major = backup::archive::major_of(&manifest.pg_dump_version);
-        let program = programs::find("psql", major, self.options.how.pg_bin.as_deref()).await?;
-        let passfile = Passfile::create(&server.conninfo)
-            .map_err(|e| Failure::failed(format!("could not write a password file: {e}")))?;
-        let mut command = programs::command(&program.path, job, server, passfile.as_ref());
-        command.args(["-X", "-q", "-f"]).arg(note.path());
-        let progress = job.progress("roles and tablespaces", Counted::Bytes, None);
-        let mut input = Input::Path(note.path().to_owned());
-        let said = loading::run(job, "psql", command, &mut input, &progress, std::future::pending()).await?;
-        for line in said.lines().filter(|line| line.contains("ERROR:") && !line.contains("already exists")) {
-            job.warn(format!("roles and tablespaces: {line}"));
-        }
-        Ok(())
-    }
-}
-
-row! {
-    RoleName {
-        name: String,
     }
 }
 
