@@ -2,10 +2,12 @@
 
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
+use std::time::Duration;
 
 use tokio::fs::{self, DirBuilder, OpenOptions};
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
+use tokio::time::sleep;
 
 use super::loading::{self, Input, Note, dbname_argument};
 use super::manifest::{DumpFormat, File, Manifest};
@@ -18,9 +20,13 @@ use crate::maintenance::job::Job;
 use crate::maintenance::programs::{self, Program};
 use crate::maintenance::progress::{Counted, Progress};
 use crate::maintenance::server::{Server, Version};
+use crate::maintenance::units::Span;
 
 /// PostgreSQL's first version whose programs set `transaction_timeout`, which no older server knows.
 const TRANSACTION_TIMEOUT: i32 = 17;
+
+/// How long a piece of an archive may take that goes nowhere, and a storage to send the next.
+const STALL_LIMIT: Duration = Duration::from_secs(180);
 
 /// Of the list of an archive's content.
 const LIST_BYTES: u64 = 256 << 20;
@@ -108,7 +114,8 @@ impl<'a> Archive<'a> {
         let mut command = local(&self.program.path);
         command.args(["-f", "/dev/null"]);
         command.args(path_of(&input));
-        let done = loading::run(job, self.name(), command, &mut input, &progress, std::future::pending()).await;
+        let watch = stalls(&input);
+        let done = loading::run(job, self.name(), command, &mut input, &progress, watch).await;
         done.map(|_| ()).map_err(|failure| self.broken(failure))
     }
 
@@ -247,6 +254,23 @@ impl How {
         let flags = [(self.no_owner, "--no-owner"), (self.no_privileges, "--no-privileges")];
         arguments.extend(flags.iter().filter(|(is_set, _)| *is_set).map(|(_, flag)| (*flag).to_owned()));
         arguments
+    }
+}
+
+/// Ends when nothing more of a stream is taken: there is damage over which pg_restore turns in circles.
+fn stalls(input: &Input) -> impl Future<Output = Failure> + use<> {
+    let seen = match input {
+        Input::Stream(checked) => Some(checked.seen()),
+        Input::Path(_) => None,
+    };
+    async move {
+        let Some(seen) = seen else { return std::future::pending().await };
+        let mut before = None;
+        while before != Some(seen.get()) {
+            before = Some(seen.get());
+            sleep(STALL_LIMIT).await;
+        }
+        Failure::failed(format!("pg_restore has taken nothing more of it for {}", Span(STALL_LIMIT)))
     }
 }
 

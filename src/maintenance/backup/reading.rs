@@ -1,5 +1,8 @@
 //! A backup's files as they are read again: never believed before their checksum is right.
 
+use std::cell::Cell;
+use std::rc::Rc;
+
 use bytes::Bytes;
 use ring::digest::{Context, SHA256};
 
@@ -20,6 +23,8 @@ pub(crate) struct Checked {
     bytes: u64,
     /// What has been read and not handed out.
     last: Option<Bytes>,
+    /// The same as `bytes`, for whoever watches.
+    seen: Rc<Cell<u64>>,
 }
 
 impl Checked {
@@ -32,6 +37,7 @@ impl Checked {
             hash: Some(Context::new(&SHA256)),
             bytes: 0,
             last: None,
+            seen: Rc::default(),
         })
     }
 
@@ -42,6 +48,7 @@ impl Checked {
                 Some(bytes) => {
                     hash.update(&bytes);
                     self.bytes += bytes.len() as u64;
+                    self.seen.set(self.bytes);
                     if let Some(bytes) = self.last.replace(bytes) {
                         return Ok(Some(bytes));
                     }
@@ -65,6 +72,11 @@ impl Checked {
             return Err(Failure::unverified(what));
         }
         Ok(())
+    }
+
+    /// How much has been read, now and later.
+    pub(crate) fn seen(&self) -> Rc<Cell<u64>> {
+        Rc::clone(&self.seen)
     }
 
     /// How much has been read.
