@@ -130,7 +130,7 @@ fn tables_and_cache_are_what_happened_to_them() {
     let dead_pct = row["dead_pct"].as_f64().expect("a share");
     assert!((dead_pct - 100.0 * 300.0 / 1050.0).abs() < 0.001, "{dead_pct}");
     assert!(row["since_vacuum_s"].is_null() && row["since_analyze_s"].as_f64().expect("a time") < 60.0);
-    let cache = pgweir("report cache").on(pg, monitor, &database).rows();
+    let cache = pgweir("report cache --limit 0").on(pg, monitor, &database).rows();
     let index = find(&cache, "name", "public.t_pkey");
     let (hit, read) = (index["hit_blocks"].as_f64().expect("hits"), index["read_blocks"].as_f64().expect("reads"));
     let told = index["hit_pct"].as_f64().expect("a share");
