@@ -116,9 +116,13 @@ fn plan(listing: &Listing, options: &PruneOptions, now: Timestamp) -> Vec<PruneR
     let mut ranks: BTreeMap<&str, u32> = BTreeMap::new();
     let mut rows = Vec::new();
     for manifest in &listing.backups {
-        let rank = ranks.entry(&manifest.database).or_default();
-        *rank += 1;
-        let kept = kept(manifest, *rank, options.rule, now)
+        // One that a verification has found broken stands in for no other.
+        let rank = manifest.failed.is_none().then(|| {
+            let rank = ranks.entry(&manifest.database).or_default();
+            *rank += 1;
+            *rank
+        });
+        let kept = kept(manifest, rank, options.rule, now)
             .or_else(|| verified.contains(manifest.id.as_str()).then(|| "the last one verified".to_owned()));
         let (action, reason) = match kept {
             Some(reason) => ("keep", reason),
@@ -137,26 +141,28 @@ fn plan(listing: &Listing, options: &PruneOptions, now: Timestamp) -> Vec<PruneR
     rows
 }
 
-/// Why a backup is kept, the `rank`th newest of its database.
-fn kept(manifest: &Manifest, rank: u32, rule: Rule, now: Timestamp) -> Option<String> {
+/// Why a backup is kept, the `rank`th newest of its database; None: it is broken.
+fn kept(manifest: &Manifest, rank: Option<u32>, rule: Rule, now: Timestamp) -> Option<String> {
     let age_days = now.duration_since(manifest.finished_at).as_secs_f64() / DAY_SECS;
     if manifest.held {
         return Some("held".to_owned());
     }
-    if rule.keep_last.is_some_and(|last| rank <= last) {
+    if let (Some(rank), Some(last)) = (rank, rule.keep_last)
+        && rank <= last
+    {
         return Some(format!("number {rank} of its database"));
     }
     if rule.keep_days.is_some_and(|days| age_days < f64::from(days)) {
         return Some(format!("{age_days:.1} days old"));
     }
     // However old it is: there is no other.
-    (rank == 1).then(|| "the newest of its database".to_owned())
+    (rank == Some(1)).then(|| "the newest of its database".to_owned())
 }
 
 /// Of each database.
 fn last_verified(backups: &[Manifest]) -> BTreeSet<&str> {
     let mut databases = BTreeSet::new();
-    let verified = backups.iter().filter(|manifest| manifest.verified.is_some());
+    let verified = backups.iter().filter(|manifest| manifest.verified.is_some() && manifest.failed.is_none());
     verified.filter(|manifest| databases.insert(&manifest.database)).map(|manifest| manifest.id.as_str()).collect()
 }
 
@@ -234,6 +240,17 @@ mod tests {
         };
         let all = vec![with(29, false, false), with(10, false, true), with(9, false, true), with(8, true, false)];
         assert_eq!(removed(all, Some(1), None), [on("a", 9).id]);
+    }
+
+    #[test]
+    fn broken_ones_count_for_no_other() {
+        let broken = |day| {
+            let failed = Some(Verified { level: "full".to_owned(), at: Timestamp::UNIX_EPOCH });
+            Manifest { failed: failed.clone(), verified: failed, ..on("a", day) }
+        };
+        let all = || vec![broken(29), on("a", 20), on("a", 10)];
+        assert_eq!(removed(all(), None, Some(1)), [on("a", 29).id, on("a", 10).id]);
+        assert_eq!(removed(all(), Some(5), None), [on("a", 10).id]);
     }
 
     #[test]
