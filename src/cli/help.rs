@@ -75,9 +75,8 @@ Maintenance, straight on PostgreSQL:
   migrate run          a file of SQL under a lock timeout, with retries
   pool advise          sizes for the pooler's pools, with the reasons
   report               sizes, connections, cache, tables, statements, standbys
-  restore              a backup as a new database, in place of the old, or over it
-  schedule             jobs by the calendar: list, run by hand
   restore              a backup as a new database, which may replace the old one
+  schedule             jobs by the calendar: list, run by hand
   sessions             list, cancel, terminate sessions
   vacuum               dead rows of tables, worst first, with what keeps them
 
