@@ -53,6 +53,11 @@ impl Scene {
         names
     }
 
+    /// So many sessions are left, when those of the commands are gone.
+    fn left(&self, sessions: usize) {
+        wait_until("so many are left", PATIENCE, || self.live() == sessions);
+    }
+
     fn live(&self) -> usize {
         self.pg.backends(&self.database)
     }
@@ -95,8 +100,7 @@ fn nothing_is_done_unasked() {
         assert_eq!(ran.stdout.matches(&format!("select pg_{verb}_backend(")).count(), 3, "{}", ran.stdout);
         assert!(ran.stdout.lines().all(|line| line.ends_with(';')), "{}", ran.stdout);
     }
-    // The last of our own sessions may still be going.
-    wait_until("all three are left", PATIENCE, || scene.live() == 3);
+    scene.left(3);
     let asleep =
         format!("select 1 from pg_stat_activity where datname = '{}' and wait_event = 'PgSleep'", scene.database);
     assert_eq!(scene.pg.sql(&asleep).len(), 1);
@@ -135,9 +139,9 @@ fn on_a_terminal_a_word_is_asked_for() {
     assert_eq!(asked("no\n"), Some(5));
     // Ctrl-C
     assert_eq!(asked("\u{3}"), Some(2));
-    assert_eq!(scene.live(), 3);
+    scene.left(3);
     assert_eq!(asked("TERMINATE\n"), Some(0));
-    wait_until("it has gone", PATIENCE, || scene.live() == 2);
+    scene.left(2);
 }
 
 #[test]
@@ -148,7 +152,7 @@ fn cancelling_ends_the_statement_alone() {
     assert_eq!((&rows[0]["result"], &rows[0]["application"]), (&"cancelled".into(), &"web_2".into()));
     let error = scene.busy.answer_of_query().expect_err("it is cancelled");
     assert_eq!(error.code, "57014");
-    assert_eq!(scene.live(), 3);
+    scene.left(3);
 }
 
 #[test]
@@ -159,10 +163,10 @@ fn terminating_keeps_to_the_limit() {
     let rows: Vec<Value> = serde_json::from_str(&ran.stdout).expect("a list");
     assert_eq!(rows.len(), 1, "{rows:#?}");
     assert_eq!(rows[0]["result"], "terminated");
-    wait_until("one has gone", PATIENCE, || scene.live() == 2);
+    scene.left(2);
     let ran = scene.run("sessions terminate --pid 1 --yes").run().ok();
     assert_eq!(ran.stdout, "There is nothing to terminate.\n");
-    assert_eq!(scene.live(), 2);
+    scene.left(2);
 }
 
 #[test]
@@ -180,7 +184,7 @@ fn what_may_not_be_ended_is_told() {
     let ran =
         pgweir("sessions terminate --state idle-in-transaction --yes").on(scene.pg, "monitor", &scene.database).run();
     ran.ends_with(2);
-    assert_eq!(scene.live(), 2);
+    scene.left(2);
 }
 
 #[test]

@@ -49,11 +49,19 @@ impl Scene {
         scene
     }
 
-    /// Waits until the statistics know of so many dead rows.
+    /// Waits until the statistics know of so many dead rows, and nobody's snapshot keeps them any more: that of a session
+    /// that is just starting does, whatever its database.
     fn settle(&self, table: &str, dead: u32) {
         let sql = format!("select pg_stat_get_dead_tuples('{table}'::regclass)");
         let dead = dead.to_string();
         wait_until("the statistics know it", PATIENCE, || self.pg.direct(&self.database).one(&sql) == dead);
+        let mut probe = self.pg.direct(&self.database);
+        probe.run("create table probe as select 1; delete from probe");
+        wait_until("no snapshot is older", PATIENCE, || {
+            probe.run("vacuum probe");
+            probe.one("select pg_relation_size('probe')") == "0"
+        });
+        probe.run("drop table probe");
     }
 
     fn one(&self, sql: &str) -> String {

@@ -188,10 +188,16 @@ fn tables_that_are_read_whole() {
     }
     let wanted = "--missing --min-seq-scans 3 --min-size 64kB";
     let found = || scene.rows(wanted).into_iter().find(|row| row["kind"] == "sequential-scans");
-    wait_until("the scans are counted", PATIENCE, || found().is_some());
+    // Sessions from before the reset may still count theirs.
+    let counted = "select seq_tup_read::float8 / seq_scan from pg_stat_user_tables
+                   where relname = 'Tä b' and seq_scan >= 3 and seq_tup_read >= 15000";
+    wait_until("the scans are counted as the server has them", PATIENCE, || {
+        let per_scan = wire.query(counted).expect("statistics").first().and_then(|row| row[0].as_deref()?.parse().ok());
+        per_scan.is_some() && found().and_then(|row| row["rows_per_scan"].as_f64()) == per_scan
+    });
     let row = found().expect("the row");
-    assert_eq!((&row["table"], &row["seq_scans"]), (&TABLE.into(), &3.into()));
-    assert_eq!(row["rows_per_scan"], 5000.0);
+    assert_eq!(row["table"], TABLE);
+    assert!(row["seq_scans"].as_i64() >= Some(3));
     assert!(scene.rows("--missing").iter().all(|row| row["kind"] == "foreign-key"), "the table is not that large");
 }
 
