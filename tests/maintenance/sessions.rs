@@ -204,6 +204,11 @@ fn idle_servers_of_the_pooler_stay() {
     let ran = on("sessions terminate --idle 0 --yes").run().ok();
     assert!(ran.stderr.contains("1 of them are idle servers of the pooler and stay"), "{}", ran.stderr);
     wait_until("the stray one has gone", PATIENCE, || bouncer.backends(pg) == 1);
+    // The same without the pooler's configuration.
+    let console = format!("host=127.0.0.1 port={} user=admin", bouncer.port);
+    let by_console = pgweir("sessions terminate --idle 0 --yes").arg("--console").arg(&console);
+    let ran = by_console.on(pg, "postgres", &bouncer.server_database).run().ok();
+    assert!(ran.stderr.contains("1 of them are idle servers of the pooler and stay"), "{}", ran.stderr);
     assert_eq!(client.one("select 2"), "2");
     // One that a client has left in its transaction is no idle server.
     client.run("begin");
