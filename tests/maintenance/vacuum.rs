@@ -50,13 +50,14 @@ impl Scene {
     }
 
     /// Waits until the statistics know of so many dead rows, and nobody's snapshot keeps them any more: that of a session
-    /// that is just starting does, whatever its database.
+    /// that is starting does, whatever its database, and where a database is being renamed it is for as long as that takes.
     fn settle(&self, table: &str, dead: u32) {
         let sql = format!("select pg_stat_get_dead_tuples('{table}'::regclass)");
         let dead = dead.to_string();
         wait_until("the statistics know it", PATIENCE, || self.pg.direct(&self.database).one(&sql) == dead);
         let mut probe = self.pg.direct(&self.database);
-        probe.run("create table probe as select 1; delete from probe");
+        probe.run("create table probe as select 1");
+        probe.run("delete from probe");
         wait_until("no snapshot is older", PATIENCE, || {
             probe.run("vacuum probe");
             probe.one("select pg_relation_size('probe')") == "0"
