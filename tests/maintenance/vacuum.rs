@@ -2,11 +2,13 @@
 
 use std::io::Read;
 use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use serde_json::{Value, json};
 
 use crate::program::{Program, dsn, find, pgweir};
 use crate::servers::{every_version, restart_with};
+use crate::support::postgres::lasting;
 use crate::support::process::signal;
 use crate::support::*;
 
@@ -27,6 +29,9 @@ const TABLES: &str = "
     delete from parts where i >= 59000;
     delete from small where i <= 600";
 
+/// Where dead rows can be removed: elsewhere sessions that start, and wait for a database that is being renamed, keep them.
+static OWN: LazyLock<Postgres> = LazyLock::new(|| lasting(Postgres::dedicated));
+
 struct Scene {
     pg: &'static Postgres,
     database: String,
@@ -44,7 +49,7 @@ impl Scene {
     }
 
     fn new() -> Scene {
-        let scene = Scene::on(Postgres::shared(), TABLES);
+        let scene = Scene::on(&OWN, TABLES);
         scene.settle("parts_1", 20_000);
         scene
     }
